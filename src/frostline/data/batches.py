@@ -1,0 +1,172 @@
+"""Texts tokenised once into ragged arrays, and batches cut by a budget of tokens.
+
+The order of batches is a function of (seed, epoch) alone, so any place in an epoch can be found again.
+Knows tokenizers, not models.
+
+Shapes: B texts of a batch, L longest of them in tokens, N texts, T tokens of all texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from frostline.data.labels import LabelsN
+from frostline.data.table import IntN
+
+_TOKENIZE_TEXTS = 16_384
+_POOL_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N tokenised texts without padding.
+
+    Attributes:
+        ids_T: int32 token ids, one text after the other.
+        offset_N1: where each text starts in `ids_T`, and at the end its length (N + 1 numbers).
+    """
+
+    ids_T: np.ndarray[Any, np.dtype[np.int32]]
+    offset_N1: IntN
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.offset_N1) - 1
+
+    @property
+    def length_N(self) -> IntN:
+        """Tokens of each text, special tokens included."""
+        return np.diff(self.offset_N1)
+
+    def take(self, rows: Sequence[int] | IntN) -> Tokens:
+        """The given texts, in their order."""
+        pieces = [self.ids_T[self.offset_N1[row] : self.offset_N1[row + 1]] for row in rows]
+        offset_N1 = np.concatenate([[0], np.cumsum(self.length_N[rows])]).astype(np.int64)
+        return Tokens(np.concatenate(pieces) if pieces else self.ids_T[:0], offset_N1)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A padded batch: int64 token ids and mask (1 token, 0 padding), both (B, L)."""
+
+    ids_BL: torch.Tensor
+    mask_BL: torch.Tensor
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The batch on a device."""
+        return TokenBatch(
+            self.ids_BL.to(device, non_blocking=True), self.mask_BL.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """A tokenised split with the encoded labels of each task (see `encode_labels`)."""
+
+    name: str
+    tokens: Tokens
+    labels: dict[str, LabelsN]
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.tokens)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, max_length: int, prompt: str = ""
+) -> Tokens:
+    """Tokenises texts, cut to `max_length` tokens, in parallel where the tokenizer can.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        texts: the texts, read once.
+        max_length: most tokens of a text, special tokens included.
+        prompt: put before every text (the backbone's own default prompt).
+    """
+    ids: list[np.ndarray[Any, Any]] = []
+    lengths: list[int] = []
+    for chunk in _chunks(texts, _TOKENIZE_TEXTS):
+        encoded = tokenizer(
+            [prompt + text for text in chunk] if prompt else chunk,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        lengths.extend(len(one) for one in encoded)
+        ids.append(np.concatenate([np.asarray(one, dtype=np.int32) for one in encoded]))
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Tokens(np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32), offsets)
+
+
+def _chunks(texts: Iterable[str], size: int) -> Iterable[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def pad(tokens: Tokens, rows: Sequence[int] | IntN, *, pad_id: int) -> TokenBatch:
+    """The given texts as one padded batch."""
+    starts, ends = tokens.offset_N1[:-1][rows], tokens.offset_N1[1:][rows]
+    lengths = ends - starts
+    mask_BL = np.arange(int(lengths.max())) < lengths[:, None]
+    ids_BL = np.full(mask_BL.shape, pad_id, dtype=np.int64)
+    ids_BL[mask_BL] = np.concatenate([tokens.ids_T[a:b] for a, b in zip(starts, ends, strict=True)])
+    return TokenBatch(torch.from_numpy(ids_BL), torch.from_numpy(mask_BL.astype(np.int64)))
+
+
+def sorted_batches(length_N: IntN, *, max_tokens: int) -> list[IntN]:
+    """Batches of all texts, longest first, each of at most `max_tokens` padded tokens.
+
+    A text longer than the budget is a batch of its own.
+    """
+    order = np.argsort(-length_N, kind="stable")
+    return _cut(order, length_N, max_tokens=max_tokens, max_texts=len(length_N))
+
+
+def epoch_batches(length_N: IntN, *, max_tokens: int, max_texts: int, seed: int, epoch: int) -> list[IntN]:
+    """Batches of one training epoch: every text once, in an order that (seed, epoch) determines.
+
+    A shuffle is cut into pools of 50 batches, each pool is sorted by length and cut into batches, and the
+    batches are shuffled: near-random batches with little padding.
+
+    Args:
+        length_N: tokens of each text.
+        max_tokens: most padded tokens of a batch.
+        max_texts: most texts of a batch.
+        seed: of the run.
+        epoch: number of the epoch in the run, counted over all phases.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(length_N))
+    pool_texts = max_texts * _POOL_BATCHES
+    batches: list[IntN] = []
+    for start in range(0, len(order), pool_texts):
+        pool = order[start : start + pool_texts]
+        pool = pool[np.argsort(-length_N[pool], kind="stable")]
+        batches.extend(_cut(pool, length_N, max_tokens=max_tokens, max_texts=max_texts))
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _cut(order: IntN, length_N: IntN, *, max_tokens: int, max_texts: int) -> list[IntN]:
+    """Cuts an order sorted by falling length; the first text of a batch is its longest."""
+    batches: list[IntN] = []
+    start = 0
+    while start < len(order):
+        size = max(1, min(max_texts, max_tokens // max(1, int(length_N[order[start]]))))
+        batches.append(order[start : start + size])
+        start += size
+    return batches

@@ -1,0 +1,125 @@
+"""From the data settings to tables of training, validation and test, and the tasks they define."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BeforeValidator, Field
+
+from frostline.data.labels import Task, TaskSettings, encode_labels, label_column, resolve_task
+from frostline.data.splits import hold_out, leaks
+from frostline.data.table import Column, Source, Table, read_group, read_table, read_text
+from frostline.errors import ConfigError
+from frostline.settings import Settings
+
+
+def _as_sources(value: Any) -> Any:
+    """A path, a source table, a list of these, or rows in memory -> list of sources."""
+    if value is None or isinstance(value, Source):
+        return value if value is None else (value,)
+    if isinstance(value, str | Path):
+        return ({"path": value},)
+    if isinstance(value, dict):
+        return (value,)
+    if isinstance(value, list | tuple) and value and all(_names_source(item) for item in value):
+        return tuple({"path": item} if isinstance(item, str | Path) else item for item in value)
+    return ({"rows": value},)
+
+
+def _names_source(item: Any) -> bool:
+    return isinstance(item, str | Path | Source) or (
+        isinstance(item, dict) and set(item) <= {"path", "rename"}
+    )
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_sources)]
+
+
+class DataSettings(Settings):
+    """Where texts and labels are."""
+
+    train: Sources
+    """A file, or a list; with other column names: { path = "a.csv", rename = { label = "topic" } }."""
+    validation: Sources | None = None
+    """Left out: held out of train, stratified, seeded, groups and repeated texts kept together."""
+    test: Sources | None = None
+    """Looked at once, after training."""
+    text: str = "text"
+    """Column of the texts."""
+    group: str | None = None
+    """Column whose equal values must not be on both sides of a split (a document, an author)."""
+    validation_fraction: float = Field(default=0.1, gt=0, le=0.5)
+    """Share to hold out when validation is left out."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The splits as tables, the tasks, and what the user should know about them."""
+
+    splits: dict[str, Table]
+    tasks: tuple[Task, ...]
+    warnings: tuple[str, ...]
+
+
+def text_columns(settings: DataSettings) -> list[Column]:
+    """The columns of every split that are no labels."""
+    columns = [Column(settings.text, lambda: read_text, pa.string(), is_required=True)]
+    if settings.group:
+        columns.append(Column(settings.group, lambda: read_group, pa.string()))
+    return columns
+
+
+def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, seed: int) -> Tables:
+    """Reads all splits and resolves the tasks from the training rows.
+
+    Raises:
+        DataError: anything unusable in a file; the message names file and row, or column.
+    """
+    check_columns(settings, tasks)
+    columns = text_columns(settings) + [label_column(name, task) for name, task in tasks.items()]
+    whole = read_table(settings.train, columns)
+    resolved = tuple(resolve_task(name, task, whole) for name, task in tasks.items())
+    splits = {"train": whole}
+    held = [c if c.is_required else replace(c, may_be_absent=True) for c in columns]
+    if settings.validation is not None:
+        splits["validation"] = read_table(settings.validation, held)
+    if settings.test is not None:
+        splits["test"] = read_table(settings.test, held)
+    for table in splits.values():
+        for task in resolved:
+            encode_labels(task, table)  # refuse an unknown label before anything is computed
+    warnings = leaks(splits, [c.name for c in text_columns(settings)])
+    if settings.validation is None:
+        splits = {
+            **_hold_out(settings, resolved, whole, seed),
+            **{k: v for k, v in splits.items() if k == "test"},
+        }
+    return Tables(splits, resolved, tuple(warnings))
+
+
+def check_columns(settings: DataSettings, tasks: Mapping[str, TaskSettings]) -> None:
+    """Raises ConfigError where two things are read from one column."""
+    owners = {settings.text: "data.text"}
+    for name, task in tasks.items():
+        column = task.column or name
+        if column in owners:
+            raise ConfigError(
+                f"tasks.{name}.column: '{column}' is read by {owners[column]} already. Name another column."
+            )
+        owners[column] = f"tasks.{name}"
+
+
+def _hold_out(settings: DataSettings, tasks: tuple[Task, ...], table: Table, seed: int) -> dict[str, Table]:
+    train, held = hold_out(
+        table,
+        fraction=settings.validation_fraction,
+        seed=seed,
+        labels={task.name: encode_labels(task, table) for task in tasks},
+        text=settings.text,
+        group=settings.group,
+    )
+    return {"train": table.take(train), "validation": table.take(held)}

@@ -1,0 +1,299 @@
+"""Tasks and their label spaces: what a cell means, and which number stands for it.
+
+A missing label is −100 (classification) or NaN (multilabel, regression); it adds no loss and no score.
+Knows nothing of files: callers give cells and places.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from frostline.data.table import Column, Table, is_missing
+from frostline.errors import ConfigError, DataError, did_you_mean, listing
+from frostline.settings import Settings
+
+Kind = Literal["classification", "multilabel", "regression"]
+LabelsN = np.ndarray[Any, np.dtype[Any]]
+
+MISSING_CLASS = -100
+TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class TaskSettings(Settings):
+    """One label column."""
+
+    column: str | None = None
+    """Column of the labels; left out: the task's name."""
+    kind: Kind = "classification"
+    """classification: one label a text; multilabel: any number; regression: a number."""
+    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """The label names in order; left out: those of the training rows, sorted."""
+    separator: str | None = Field(default=None, min_length=1)
+    """Multilabel: what separates the names in a cell of text."""
+    weight: float = Field(default=1.0, gt=0)
+    """Factor of this task's loss in the sum."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """'balanced': a class weighs by the inverse of its frequency; or a weight for each label."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target spread evenly over all classes."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels: a name stands twice")
+        if self.kind == "regression" and (self.labels or self.class_weights or self.label_smoothing):
+            raise ValueError("a regression has no labels, class_weights or label_smoothing")
+        if self.kind == "multilabel" and self.label_smoothing:
+            raise ValueError("label_smoothing is for kind 'classification'")
+        if self.separator and self.kind != "multilabel":
+            raise ValueError("separator is for kind 'multilabel'")
+        if isinstance(self.class_weights, dict) and any(w < 0 for w in self.class_weights.values()):
+            raise ValueError("class_weights: a weight is negative")
+        return self
+
+
+class Task(Settings):
+    """A task whose label space is known; what `head.json` holds of it.
+
+    Attributes:
+        labels: names of the outputs; empty for a regression.
+        class_weights: one factor a label, or None.
+        target_mean: regression: mean of the training targets; heads learn standardised targets.
+        target_std: regression: their standard deviation, above 0.
+    """
+
+    name: str
+    column: str
+    kind: Kind
+    labels: tuple[str, ...] = ()
+    separator: str | None = None
+    weight: float = 1.0
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    target_mean: float = 0.0
+    target_std: float = Field(default=1.0, gt=0)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head: C, or 1 for a regression."""
+        return len(self.labels) or 1
+
+    @property
+    def main_score(self) -> str:
+        """Name of the score by which this task is judged."""
+        return "pearson" if self.kind == "regression" else "macro_f1"
+
+
+def check_task_names(names: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a task name that cannot name a folder, or when there is no task."""
+    if not names:
+        raise ConfigError('tasks: none. Add one, such as [tasks.sentiment] with column = "sentiment".')
+    for name in names:
+        if not TASK_NAME.fullmatch(name):
+            raise ConfigError(
+                f"tasks.{name}: a task's name is a letter followed by letters, digits, - or _ (64 at most)."
+            )
+
+
+def label_column(name: str, settings: TaskSettings | Task) -> Column:
+    """How the label column of a task is read."""
+    column = settings.column or name
+    if settings.kind == "regression":
+        return Column(column, lambda: _read_number, pa.float64())
+    if settings.kind == "multilabel":
+        return Column(
+            column, lambda: lambda cell: _read_names(cell, settings.separator), pa.list_(pa.string())
+        )
+    return Column(column, _NameReader, pa.string())
+
+
+class _NameReader:
+    """Reads one label's name; refuses a column that changes between text and numbers."""
+
+    def __init__(self) -> None:
+        self.family = ""
+
+    def __call__(self, cell: Any) -> str | None:
+        if is_missing(cell):
+            return None
+        family = {str: "text", bool: "true/false", int: "numbers", float: "numbers"}.get(type(cell), "")
+        if not family:
+            raise ValueError(
+                f"a label is needed, {type(cell).__name__} arrived ({cell!r:.40}); for several labels a "
+                'text set kind = "multilabel"'
+            )
+        if self.family and family != self.family:
+            raise ValueError(f"changes type: {self.family} before, {family} here ({cell!r:.40})")
+        self.family = family
+        return label_name(cell)
+
+
+def label_name(cell: str | float | bool) -> str:
+    """The name of a label: text as it is, whole numbers without a point, true and false in small letters."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return str(int(cell)) if float(cell).is_integer() else str(cell)
+
+
+def _read_number(cell: Any) -> float | None:
+    if is_missing(cell):
+        return None
+    if isinstance(cell, bool) or not isinstance(cell, int | float | str):
+        raise ValueError(f"a number is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    try:
+        number = float(cell)
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{cell!s:.40}' is not a number") from None
+    if np.isnan(number):
+        return None
+    if np.isinf(number):
+        raise ValueError("a finite number is needed, infinity arrived")
+    return number
+
+
+def _read_names(cell: Any, separator: str | None) -> list[str] | None:
+    if is_missing(cell):
+        return None
+    if isinstance(cell, str):
+        if separator is None:
+            raise ValueError(
+                f"'{cell:.40}' is a text; for several labels give a list, or set the task's separator"
+            )
+        cell = [name.strip() for name in cell.split(separator) if name.strip()]
+    if not isinstance(cell, list) or not all(isinstance(name, str | int | float) for name in cell):
+        raise ValueError(f"a list of labels is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    return [label_name(name) for name in cell]
+
+
+def resolve_task(name: str, settings: TaskSettings, table: Table) -> Task:
+    """The task with its label space and statistics, from the training rows.
+
+    Raises:
+        DataError: no row is labelled, there is one class only, or a column that looks like no label.
+    """
+    column = settings.column or name
+    cells = [cell for cell in table.columns[column].to_pylist() if cell is not None]
+    if not cells:
+        raise DataError(f"tasks.{name}: column '{column}' has no label in any of {len(table)} training rows.")
+    task = Task(
+        name=name,
+        column=column,
+        kind=settings.kind,
+        separator=settings.separator,
+        weight=settings.weight,
+        label_smoothing=settings.label_smoothing,
+    )
+    if settings.kind == "regression":
+        return task.model_copy(update=_target_statistics(name, np.asarray(cells)))
+    counts = Counter(cells if settings.kind == "classification" else (n for names in cells for n in names))
+    labels = settings.labels or tuple(sorted(counts, key=_natural))
+    _check_labels(name, column, settings, counts, len(cells))
+    weights = _class_weights(name, settings, labels, counts, len(cells))
+    return task.model_copy(update={"labels": labels, "class_weights": weights})
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    """Sorts numbers by value, before words."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def _target_statistics(name: str, targets: LabelsN) -> dict[str, float]:
+    deviation = float(targets.std())
+    if deviation == 0:
+        raise DataError(f"tasks.{name}: every training target is {targets[0]}; there is nothing to learn.")
+    return {"target_mean": float(targets.mean()), "target_std": deviation}
+
+
+def _check_labels(name: str, column: str, settings: TaskSettings, counts: Counter[str], rows: int) -> None:
+    fewest = 2 if settings.kind == "classification" else 1
+    if len(counts) < fewest:
+        raise DataError(
+            f"tasks.{name}: column '{column}' has {len(counts)} label ({listing(counts)}) in {rows} labelled "
+            f"rows; at least {fewest} are needed."
+        )
+    if settings.labels is None and len(counts) > max(50, rows // 2):
+        raise DataError(
+            f"tasks.{name}: column '{column}' has {len(counts)} different labels in {rows} rows, such as "
+            f'{listing(counts, most=3)}. For numbers set kind = "regression"; if these are labels, list '
+            "them under labels."
+        )
+
+
+def _class_weights(
+    name: str, settings: TaskSettings, labels: tuple[str, ...], counts: Counter[str], rows: int
+) -> tuple[float, ...] | None:
+    given = settings.class_weights
+    if given is None:
+        return None
+    if given == "balanced":
+        if settings.kind == "multilabel":  # weight of a positive: as much in all as the negatives
+            return tuple((rows - counts[x]) / counts[x] if counts[x] else 1.0 for x in labels)
+        return tuple(rows / (len(labels) * counts[x]) if counts[x] else 1.0 for x in labels)
+    for label in given:
+        if label not in labels:
+            raise ConfigError(
+                f"tasks.{name}.class_weights: '{label}' is not a label ({listing(labels)})."
+                + did_you_mean(label, labels)
+            )
+    return tuple(given.get(label, 1.0) for label in labels)
+
+
+def encode_labels(task: Task, table: Table) -> LabelsN:
+    """The task's labels as numbers.
+
+    Returns:
+        int64 (N,) for a classification, −100 where missing; float32 (N, C) of 0 and 1 for a multilabel
+        task and float32 (N,) for a regression, NaN where missing.
+
+    Raises:
+        DataError: a label outside the task's label space; the message names file and row.
+    """
+    cells = table.columns[task.column].to_pylist()
+    if task.kind == "regression":
+        return np.asarray([np.nan if cell is None else cell for cell in cells], dtype=np.float32)
+    index = {label: i for i, label in enumerate(task.labels)}
+    if task.kind == "classification":
+        numbers = [MISSING_CLASS if cell is None else index.get(cell, -1) for cell in cells]
+        encoded = np.asarray(numbers, dtype=np.int64)
+        unknown = np.flatnonzero(encoded == -1)
+        if len(unknown):
+            first = int(unknown[0])
+            raise _unknown_label(task, cells[first], table.where(first))
+        return encoded
+    matrix = np.zeros((len(cells), len(index)), dtype=np.float32)
+    for row, names in enumerate(cells):
+        if names is None:
+            matrix[row] = np.nan
+            continue
+        for label in names:
+            if label not in index:
+                raise _unknown_label(task, label, table.where(row))
+            matrix[row, index[label]] = 1
+    return matrix
+
+
+def is_labelled(labels: LabelsN) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows have a label, as (N,) booleans."""
+    if labels.dtype.kind == "i":
+        return np.asarray(labels != MISSING_CLASS)
+    missing = np.isnan(labels)
+    return np.asarray(~(missing.any(axis=1) if labels.ndim == 2 else missing))
+
+
+def _unknown_label(task: Task, label: str, where: str) -> DataError:
+    return DataError(
+        f"{where}: label '{label}' is not a label of task '{task.name}' ({listing(task.labels)})."
+        + did_you_mean(label, task.labels)
+    )

@@ -1,0 +1,233 @@
+"""Rows of CSV, TSV, JSONL and Parquet files, each also gzipped, in blocks, with the place each came from.
+
+The standard library parses the text formats, because its parsers know the line they are in and guess no
+types; pyarrow parses Parquet. Knows nothing of tasks: what a cell means is the caller's.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from frostline.errors import DataError, listing
+
+Row = dict[str, Any]
+
+BLOCK_ROWS = 4096
+FORMATS = ("csv", "tsv", "jsonl", "parquet")
+_SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST_CELL = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one source.
+
+    Attributes:
+        rows: column name to value; text formats give what the file holds, CSV and TSV only strings.
+        lines: for each row, the line it starts in (text formats) or its number (Parquet), from 1.
+        schema: the columns' types, where the format has them.
+    """
+
+    rows: list[Row]
+    lines: list[int]
+    schema: pa.Schema | None = None
+
+
+def format_of(path: Path) -> tuple[str, bool]:
+    """Format of a file by its name, and whether it is gzipped.
+
+    Raises:
+        DataError: the ending is none of the known ones.
+    """
+    suffixes = [s.lower() for s in path.suffixes]
+    is_gzipped = bool(suffixes) and suffixes[-1] == ".gz"
+    if is_gzipped:
+        suffixes = suffixes[:-1]
+    if not suffixes or suffixes[-1] not in _SUFFIXES:
+        raise DataError(
+            f"{path}: cannot tell the format from the name. Accepted endings: {', '.join(_SUFFIXES)}, "
+            "each with or without .gz."
+        )
+    return _SUFFIXES[suffixes[-1]], is_gzipped
+
+
+def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+    """Yields the rows of a file in order, `block_rows` at a time; memory does not grow with the file.
+
+    Raises:
+        DataError: no such file, unknown format, or a row that cannot be parsed (its line is named).
+    """
+    kind, is_gzipped = format_of(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file." if not path.exists() else f"{path}: is not a file.")
+    with _opened(path, is_gzipped=is_gzipped) as stream:
+        if kind == "parquet":
+            yield from _parquet_blocks(path, stream, block_rows)
+        else:
+            numbered = (
+                _jsonl_rows(path, stream) if kind == "jsonl" else _csv_rows(path, stream, tab=kind == "tsv")
+            )
+            yield from _in_blocks(numbered, block_rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns, read from the head of a file, in order of appearance."""
+    for block in iter_blocks(path, block_rows=256):
+        return list(dict.fromkeys(name for row in block.rows for name in row))
+    return []
+
+
+def rows_of(data: Any) -> Iterable[Row]:
+    """Rows of a list of dicts, a `datasets.Dataset`, a pandas DataFrame or a pyarrow Table.
+
+    Raises:
+        DataError: none of these, or an item that is not a dict.
+    """
+    if hasattr(data, "to_pylist"):  # pyarrow.Table
+        data = data.to_pylist()
+    elif hasattr(data, "to_list"):  # datasets.Dataset
+        data = data.to_list()
+    elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas.DataFrame
+        data = data.to_dict("records")
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
+        raise DataError(
+            f"data: {type(data).__name__} is no table. Accepted: a file name, a list of dicts, a "
+            "datasets.Dataset, a pandas DataFrame, a pyarrow Table."
+        )
+    for number, row in enumerate(data, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"row {number}: a dict is needed, {type(row).__name__} arrived.")
+        yield _without_surrogates(row)
+
+
+def blocks_of(data: Any, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+    """`iter_blocks` for rows in memory."""
+    return _in_blocks(enumerate(rows_of(data), 1), block_rows)
+
+
+@contextmanager
+def _opened(path: Path, *, is_gzipped: bool) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as raw:
+            if is_gzipped:
+                with gzip.open(raw, "rb") as stream:
+                    yield stream  # type: ignore[misc]
+            else:
+                yield raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is not a whole gzip file ({error}).") from error
+    except PermissionError as error:
+        raise DataError(f"{path}: may not be read ({error.strerror}).") from error
+
+
+def _in_blocks(numbered: Iterable[tuple[int, Row]], block_rows: int) -> Iterator[Block]:
+    rows: list[Row] = []
+    lines: list[int] = []
+    for line, row in numbered:
+        rows.append(row)
+        lines.append(line)
+        if len(rows) == block_rows:
+            yield Block(rows, lines)
+            rows, lines = [], []
+    if rows:
+        yield Block(rows, lines)
+
+
+def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: byte {line[error.start]:#04x} is not UTF-8 (at byte {error.start + 1} of "
+                "the line). Save the file as UTF-8."
+            ) from error
+
+
+def _jsonl_rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(_decoded(path, stream), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}:{number}: not a JSON object ({error}). Each line must hold one object, such as "
+                '{"text": "…", "label": "…"}.'
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a JSON object is needed, {type(row).__name__} arrived.")
+        # Only an escape can bring a lone surrogate into a text that was decoded as UTF-8.
+        yield number, _without_surrogates(row) if "\\u" in line else row
+
+
+def _without_surrogates(value: Any) -> Any:
+    """The value with every lone surrogate replaced by U+FFFD: tokenizers and UTF-8 refuse them."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(_LONGEST_CELL)  # the module's own limit of 131,072 refuses long documents
+    reader = csv.reader(_decoded(path, stream), delimiter="\t" if tab else ",", strict=True)
+    line = 1
+    try:
+        header = next(reader, None)
+        if not header:
+            raise DataError(f"{path}: is empty; a first line with the columns' names is needed.")
+        _check_header(path, header)
+        while True:
+            line = reader.line_num + 1
+            cells = next(reader, None)
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}:{line}: {len(cells)} cells, but the header names {len(header)} columns "
+                    f"({listing(header)}). Quote cells that hold the separator or a line break."
+                )
+            yield line, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: not valid {'TSV' if tab else 'CSV'} ({error}).") from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    seen: set[str] = set()
+    for name in header:
+        if name in seen:
+            raise DataError(f"{path}:1: two columns are called '{name}'. Rename one.")
+        seen.add(name)
+
+
+def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[Block]:
+    source: Any = stream if stream.seekable() and isinstance(stream, io.BufferedReader) else None
+    try:
+        parquet = pq.ParquetFile(source or pa.BufferReader(stream.read()))
+        number = 1
+        for batch in parquet.iter_batches(batch_size=block_rows):
+            rows = batch.to_pylist()
+            yield Block(rows, list(range(number, number + len(rows))), parquet.schema_arrow)
+            number += len(rows)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from error

@@ -1,0 +1,116 @@
+"""Hold-out split and the check that splits share no text and no group.
+
+A split is stratified, seeded, and keeps groups together; without a group column, rows of the same text are
+a group, so that no text is on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+
+from frostline.data.labels import MISSING_CLASS, LabelsN, is_labelled
+from frostline.data.table import IntN, Table
+from frostline.errors import DataError
+
+_MOST_STRATA = 100
+_REGRESSION_BINS = 5
+
+
+def hold_out(
+    table: Table, *, fraction: float, seed: int, labels: Mapping[str, LabelsN], text: str, group: str | None
+) -> tuple[IntN, IntN]:
+    """Rows of training and of validation, each sorted.
+
+    Args:
+        table: all rows.
+        fraction: share of the rows to hold out; met approximately where groups are large.
+        seed: of the shuffle.
+        labels: encoded labels of each task; their combinations are kept in proportion.
+        text: column of the texts, whose repeats stay together when `group` is None.
+        group: column whose equal values stay on one side.
+
+    Raises:
+        DataError: too few rows or groups to hold any out.
+    """
+    groups = _group_ids(table, group or text)
+    num_groups = int(groups.max()) + 1
+    folds = round(1 / fraction)
+    if num_groups < max(folds, 2):
+        raise DataError(
+            f"data.validation_fraction: {num_groups} different {'groups' if group else 'texts'} are too few "
+            f"to hold {fraction:.0%} out. Give data.validation a file, or more rows."
+        )
+    strata = _strata(labels, len(table))
+    if num_groups == len(table):
+        parts = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
+        train, held = next(parts.split(np.zeros(len(table)), _without_rare(strata, fewest=2)))
+    else:
+        by_group = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+        train, held = next(by_group.split(np.zeros(len(table)), _without_rare(strata, fewest=folds), groups))
+    return np.sort(train), np.sort(held)
+
+
+def _group_ids(table: Table, column: str) -> IntN:
+    """A number for each row, equal where the column is equal; a missing group is a group of its own."""
+    encoded = table.columns[column].combine_chunks().dictionary_encode().indices
+    ids = np.asarray(encoded.to_numpy(zero_copy_only=False), dtype=np.float64)
+    missing = np.isnan(ids)
+    ids[missing] = np.nanmax(ids, initial=-1) + 1 + np.arange(int(missing.sum()))
+    return ids.astype(np.int64)
+
+
+def _strata(labels: Mapping[str, LabelsN], num_rows: int) -> IntN:
+    """A number for each combination of labels; many or continuous ones are taken coarsely."""
+    strata = np.zeros(num_rows, dtype=np.int64)
+    for values in labels.values():
+        codes = _codes(values)
+        if (int(strata.max()) + 1) * (int(codes.max()) + 1) > _MOST_STRATA:
+            continue
+        strata = strata * (int(codes.max()) + 1) + codes
+    return strata
+
+
+def _codes(labels: LabelsN) -> IntN:
+    if labels.dtype.kind == "i":
+        return np.where(labels == MISSING_CLASS, -1, labels).astype(np.int64) + 1
+    known = is_labelled(labels)
+    if labels.ndim == 2:
+        return np.where(known, 1 + np.argmax(np.nan_to_num(labels), axis=1), 0).astype(np.int64)
+    edges = np.quantile(labels[known], np.linspace(0, 1, _REGRESSION_BINS + 1)[1:-1]) if known.any() else []
+    return np.where(known, 1 + np.digitize(np.nan_to_num(labels), edges), 0).astype(np.int64)
+
+
+def _without_rare(strata: IntN, *, fewest: int) -> IntN:
+    """Strata with fewer than `fewest` rows joined into the largest one, since they cannot be split."""
+    _, index, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    return np.where(counts[index] < fewest, int(np.argmax(counts)), index)
+
+
+def shared_values(first: Table, second: Table, column: str) -> list[int]:
+    """Rows of `second` whose value in `column` stands in `first` too."""
+    known = set(first.columns[column].to_pylist()) - {None}
+    return [row for row, value in enumerate(second.columns[column].to_pylist()) if value in known]
+
+
+def leaks(tables: Mapping[str, Table], columns: Sequence[str]) -> list[str]:
+    """One sentence for each pair of splits that share a text or a group; empty when none do."""
+    names = list(tables)
+    sentences: list[str] = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            for column in columns:
+                rows = shared_values(tables[first], tables[second], column)
+                if rows:
+                    sentences.append(_leak(tables, first, second, column, rows))
+    return sentences
+
+
+def _leak(tables: Mapping[str, Any], first: str, second: str, column: str, rows: list[int]) -> str:
+    return (
+        f"{len(rows)} of {len(tables[second])} {second} rows have a '{column}' that {first} has too (first: "
+        f"{tables[second].where(rows[0])}): the {second} scores are too good by what was memorised."
+    )

@@ -1,0 +1,183 @@
+"""The columns a run needs, out of one or many sources, typed and with the place of every row.
+
+Each column has a reader that turns a raw cell into a value or says what is wrong with it; this module adds
+the file and the row. Knows nothing of splits or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from frostline.data.read import Block, blocks_of, iter_blocks
+from frostline.errors import DataError, did_you_mean, listing
+from frostline.settings import Settings
+
+IntN = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Source(Settings):
+    """One file, or rows in memory, with its columns renamed to the run's names."""
+
+    path: Path | None = None
+    """File to read."""
+    rename: dict[str, str] = Field(default_factory=dict)
+    """Column of this file -> name in this run, for files that call the same thing differently."""
+    rows: Any = Field(default=None, exclude=True, repr=False)
+    """Rows in memory instead of a file (Python only)."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Source:
+        if (self.path is None) == (self.rows is None):
+            raise ValueError("a source needs a path")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call this source."""
+        return str(self.path) if self.path else "row"
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of rows under the run's column names."""
+        blocks = iter_blocks(self.path) if self.path else blocks_of(self.rows)
+        for block in blocks:
+            yield self._renamed(block) if self.rename else block
+
+    def _renamed(self, block: Block) -> Block:
+        targets = set(self.rename.values())
+        rows = [
+            {self.rename.get(k, k): v for k, v in row.items() if k in self.rename or k not in targets}
+            for row in block.rows
+        ]
+        return Block(rows, block.lines)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to read.
+
+    Attributes:
+        name: its name in the rows.
+        build_reader: makes the function from a raw cell to a value, None for a missing cell; the function
+            raises ValueError for a cell that it refuses, and may remember what it saw in this source.
+        type: Arrow type of the values.
+        is_required: whether every row must have a value.
+        may_be_absent: whether all sources may lack the column, which is then missing in every row.
+    """
+
+    name: str
+    build_reader: Callable[[], Callable[[Any], Any]]
+    type: pa.DataType
+    is_required: bool = False
+    may_be_absent: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of N rows, and where each row came from."""
+
+    columns: dict[str, pa.ChunkedArray]
+    sources: tuple[str, ...]
+    source_N: IntN
+    line_N: IntN
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.line_N)
+
+    def where(self, row: int) -> str:
+        """Place of a row, as `file:line`."""
+        source = self.sources[int(self.source_N[row])]
+        return f"{source} {self.line_N[row]}" if source == "row" else f"{source}:{self.line_N[row]}"
+
+    def take(self, rows: IntN) -> Table:
+        """The table of the given rows, in their order."""
+        columns = {name: column.take(pa.array(rows)) for name, column in self.columns.items()}
+        return Table(columns, self.sources, self.source_N[rows], self.line_N[rows])
+
+
+def read_text(cell: Any) -> str | None:
+    """A text, or None for a missing or blank cell. Raises ValueError for anything but text."""
+    if is_missing(cell):
+        return None
+    if not isinstance(cell, str):
+        raise ValueError(f"a text is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    return cell if cell.strip() else None
+
+
+def read_group(cell: Any) -> str | None:
+    """A group's name; numbers are taken by their decimal form."""
+    return None if is_missing(cell) else str(cell)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN or an empty string."""
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def read_table(sources: Sequence[Source], columns: Sequence[Column]) -> Table:
+    """Reads the columns from every source in order; a column that a source lacks is missing there.
+
+    Raises:
+        DataError: an indispensable column that no source has, a cell that its reader refuses, a required
+            cell that is missing, or no rows at all. The message names file and row.
+    """
+    chunks: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
+    source_index: list[np.ndarray[Any, Any]] = []
+    lines: list[np.ndarray[Any, Any]] = []
+    seen: dict[str, None] = {}
+    for index, source in enumerate(sources):
+        readers = {column.name: column.build_reader() for column in columns}
+        for block in source.blocks():
+            seen.update(dict.fromkeys(name for row in block.rows for name in row))
+            for column in columns:
+                chunks[column.name].append(_read_cells(source, block, column, readers[column.name]))
+            source_index.append(np.full(len(block.rows), index, dtype=np.int64))
+            lines.append(np.asarray(block.lines, dtype=np.int64))
+    names = tuple(source.name for source in sources)
+    if not lines:
+        raise DataError(f"{listing(names)}: no rows.")
+    _check_columns(names, columns, list(seen))
+    data = {column.name: pa.chunked_array(chunks[column.name], type=column.type) for column in columns}
+    table = Table(data, names, np.concatenate(source_index), np.concatenate(lines))
+    _check_required(table, columns)
+    return table
+
+
+def _read_cells(source: Source, block: Block, column: Column, read: Callable[[Any], Any]) -> pa.Array:
+    values = []
+    for row, line in zip(block.rows, block.lines, strict=True):
+        try:
+            values.append(read(row.get(column.name)))
+        except ValueError as error:
+            place = f"{source.name} {line}" if source.path is None else f"{source.name}:{line}"
+            raise DataError(f"{place}: column '{column.name}': {error}.") from error
+    return pa.array(values, type=column.type)
+
+
+def _check_columns(names: Sequence[str], columns: Sequence[Column], seen: list[str]) -> None:
+    for column in columns:
+        if column.name not in seen and not column.may_be_absent:
+            raise DataError(
+                f"{listing(names)}: no column '{column.name}'. Columns: {listing(seen)}."
+                + did_you_mean(column.name, seen)
+            )
+
+
+def _check_required(table: Table, columns: Sequence[Column]) -> None:
+    for column in columns:
+        missing = table.columns[column.name].null_count if column.is_required else 0
+        if missing:
+            nulls = np.flatnonzero(table.columns[column.name].is_null().to_numpy())
+            rows = listing((table.where(int(row)) for row in nulls), most=5)
+            raise DataError(
+                f"column '{column.name}' is null or empty in {missing} of {len(table)} rows: {rows}. "
+                "Remove these rows, or fill them."
+            )

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from conftest import build_tokenizer
+from frostline.data.batches import epoch_batches, pad, sorted_batches, tokenize
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, size=2000)
+
+
+def padded(batches, lengths=LENGTHS):
+    return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+
+
+def test_tokens_are_ragged_and_cut():
+    tokens = tokenize(build_tokenizer(), ["the goal", "the " * 50, ""], max_length=8)
+    assert tokens.length_N.tolist() == [4, 8, 2]
+    assert tokens.take([2, 0]).ids_T.tolist() == [2, 3, *tokens.ids_T[:4].tolist()]
+
+
+def test_padding_is_masked():
+    batch = pad(tokenize(build_tokenizer(), ["the", "the a was"], max_length=9), [0, 1], pad_id=0)
+    assert batch.mask_BL.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert (batch.ids_BL[0, 3:] == 0).all()
+
+
+def test_an_epoch_holds_every_text_once_in_an_order_of_seed_and_epoch():
+    def order(seed, epoch):
+        return epoch_batches(LENGTHS, max_tokens=512, max_texts=16, seed=seed, epoch=epoch)
+
+    assert sorted(np.concatenate(order(0, 0)).tolist()) == list(range(2000))
+    assert [b.tolist() for b in order(0, 1)] == [b.tolist() for b in order(0, 1)]
+    assert [b.tolist() for b in order(0, 0)] != [b.tolist() for b in order(0, 1)]
+    assert [b.tolist() for b in order(0, 0)] != [b.tolist() for b in order(1, 0)]
+
+
+def test_batches_keep_the_token_budget_and_waste_little():
+    batches = epoch_batches(LENGTHS, max_tokens=512, max_texts=16, seed=0, epoch=0)
+    assert max(len(rows) * LENGTHS[rows].max() for rows in batches) <= 512
+    assert padded(batches) / LENGTHS.sum() < 1.05
+    assert padded(sorted_batches(LENGTHS, max_tokens=512)) / LENGTHS.sum() < 1.05
+
+
+def test_a_text_longer_than_the_budget_is_a_batch_of_its_own():
+    assert [b.tolist() for b in sorted_batches(np.array([5, 99, 4]), max_tokens=10)] == [[1], [0, 2]]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_text_and_one_text_are_fine(number):
+    assert len(sorted_batches(LENGTHS[:number], max_tokens=64)) == number
+    assert len(tokenize(build_tokenizer(), ["a"] * number, max_length=8)) == number

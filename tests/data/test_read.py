@@ -1,0 +1,124 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frostline.data.read import blocks_of, iter_blocks
+from frostline.errors import DataError
+
+ROWS = [{"text": 'a, "b"\nc', "label": "x"}, {"text": "é ü 漢", "label": "y"}]
+
+
+def read(path, **options):
+    return [row for block in iter_blocks(path, **options) for row in block.rows]
+
+
+def write(path, rows=ROWS):
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path.with_name("plain"))
+        data = path.with_name("plain").read_bytes()
+    elif kind == "jsonl":
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    else:
+        separator = "\t" if kind == "tsv" else ","
+        quoted = [separator.join('"' + str(v).replace('"', '""') + '"' for v in row.values()) for row in rows]
+        data = "\n".join([separator.join(rows[0]), *quoted]).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_every_format_gives_the_same_rows(tmp_path, ending, gz):
+    assert read(write(tmp_path / f"d.{ending}{gz}")) == ROWS
+
+
+def test_rows_come_in_blocks_with_the_line_they_start_in(tmp_path):
+    blocks = list(iter_blocks(write(tmp_path / "d.csv"), block_rows=1))
+    assert [block.lines for block in blocks] == [[2], [4]]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"\xef\xbb\xbftext,label\r\na,x\r\n")
+    assert read(path) == [{"text": "a", "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("d.txt", b"x", "cannot tell the format.*Accepted endings: .csv"),
+        ("d.jsonl", b'{"a": 1}\n{"a": \n', r"d.jsonl:2: not a JSON object"),
+        ("d.jsonl", b'{"a": 1}\n[1]\n', r"d.jsonl:2: a JSON object is needed, list arrived"),
+        ("d.jsonl", b"[" * 100_000, r"d.jsonl:1: not a JSON object"),
+        ("d.jsonl", b'{"a": "\xff"}\n', r"d.jsonl:1: byte 0xff is not UTF-8"),
+        ("d.csv", b"a,b\n1,2\n1,2,3\n", r"d.csv:3: 3 cells, but the header names 2 columns"),
+        ("d.csv", b'a,b\n1,"2\n', r"d.csv:2: not valid CSV"),
+        ("d.csv", b"a,a\n1,2\n", r"d.csv:1: two columns are called 'a'"),
+        ("d.csv", b"", r"d.csv: is empty"),
+        ("d.csv", b"a,b\n\xe9,1\n", r"d.csv:2: byte 0xe9 is not UTF-8"),
+        ("d.csv.gz", b"plain", r"d.csv.gz: is not a whole gzip file"),
+        ("d.csv.gz", gzip.compress(b"a,b\n" * 99)[:-9], r"d.csv.gz: is not a whole gzip file"),
+        ("d.parquet", b"PAR1xx", r"d.parquet: not a readable Parquet file"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no such file"):
+        read(tmp_path / "none.csv")
+    (tmp_path / "dir.csv").mkdir()
+    with pytest.raises(DataError, match=r"is not a file"):
+        read(tmp_path / "dir.csv")
+
+
+def test_a_lone_surrogate_becomes_the_replacement_character(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"text": "a\\ud800b", "l": ["\\udfff"], "ok": "\\ud83d\\ude00"}\n')
+    assert read(path) == [{"text": "a�b", "l": ["�"], "ok": "😀"}]
+
+
+def test_rows_in_memory_may_be_dicts_a_dataset_a_frame_or_a_table():
+    import datasets
+    import pandas as pd
+
+    rows = [{"text": "a", "n": 1}, {"text": "b", "n": 2}]
+    for data in (rows, datasets.Dataset.from_list(rows), pd.DataFrame(rows), pa.Table.from_pylist(rows)):
+        assert [row for block in blocks_of(data) for row in block.rows] == rows
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(3, "int is no table"), (["a"], "row 1: a dict is needed, str")]
+)
+def test_other_data_in_memory_is_refused(data, message):
+    with pytest.raises(DataError, match=message):
+        list(blocks_of(data))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda t: t.strip("\r\n")),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_text_comes_back_from_every_format(tmp_path_factory, texts):
+    from frostline.inference.write import row_writer
+
+    folder = tmp_path_factory.mktemp("any")
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        rows = [{"text": text, "n": str(i)} for i, text in enumerate(texts)]
+        with row_writer(folder / f"d.{ending}", columns=["text", "n"], schema=None) as writer:
+            writer.write(rows)
+        assert read(folder / f"d.{ending}") == rows, ending
