@@ -1,0 +1,73 @@
+"""Where each architecture keeps its stages: the one place that knows Hugging Face models by name.
+
+To add an architecture, add a row here; `tests/model/test_backbone.py` runs every row at every depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frostline.errors import BackboneError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of modules inside a Hugging Face encoder, as dotted paths.
+
+    Attributes:
+        layers: the list of transformer layers: stages 1 to L.
+        embeddings: called with token ids; stage 0.
+        projection: applied to what `embeddings` returns; stage 0.
+        final_norm: applied after the last layer; top stage.
+        first_layer: used after the first layer alone; stage 1.
+        shared: parameters that every layer reads. Moving them moves every stage, so they belong to
+            stage 0 and learn only when all layers do.
+        unused: makes no part of a token's state (BERT's pooler); never learns.
+        runs_empty: whether the encoder's `forward` works with an empty list of layers.
+    """
+
+    layers: str = "encoder.layer"
+    embeddings: str = "embeddings"
+    projection: str | None = None
+    final_norm: str | None = None
+    first_layer: str | None = None
+    shared: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ("pooler",)
+    runs_empty: bool = True
+
+
+LAYOUTS = {
+    "bert": Layout(),
+    "roberta": Layout(),
+    "xlm-roberta": Layout(),
+    "distilbert": Layout(layers="transformer.layer"),
+    "mpnet": Layout(shared=("encoder.relative_attention_bias",)),
+    "electra": Layout(projection="embeddings_project"),
+    "deberta-v2": Layout(
+        first_layer="encoder.conv", shared=("encoder.rel_embeddings", "encoder.LayerNorm"), runs_empty=False
+    ),
+    "modernbert": Layout(layers="layers", final_norm="final_norm"),
+}
+
+_REFUSED = {
+    "albert": "its layers share one set of weights, so no layer can be frozen alone",
+}
+
+
+def layout_of(model_type: str) -> Layout:
+    """The layout of an architecture, by the `model_type` of its config.
+
+    Raises:
+        BackboneError: an architecture that is not in the table, or cannot be in it.
+    """
+    if model_type in _REFUSED:
+        raise BackboneError(
+            f"model.backbone: architecture '{model_type}' is refused: {_REFUSED[model_type]}."
+        )
+    if model_type not in LAYOUTS:
+        raise BackboneError(
+            f"model.backbone: architecture '{model_type}' is unknown. Known: {', '.join(LAYOUTS)}."
+            + did_you_mean(model_type, LAYOUTS)
+            + " To add it, say where its embeddings and layers are in frostline/model/architectures.py."
+        )
+    return LAYOUTS[model_type]

@@ -1,0 +1,257 @@
+"""A pretrained encoder as numbered stages: run a prefix, run a suffix.
+
+Stage 0 is the embeddings, stage i transformer layer i, the top one with the final norm and the pooling. A
+prefix or suffix is a view of the Hugging Face model: the same `forward`, the same parameters, fewer layers.
+Knows nothing of tasks or plans.
+
+Shapes: B texts, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a .bin that holds more than tensors
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from frostline.data.batches import TokenBatch
+from frostline.errors import BackboneError
+from frostline.model.architectures import Layout, layout_of
+from frostline.model.domains import ModelSettings, find_backbone
+from frostline.model.views import build_view, has_module, is_under
+
+
+class Backbone(nn.Module):
+    """A Sentence Transformers model that can be run from any stage to any other.
+
+    Attributes:
+        sentence_transformer: the model itself, whose folder format is ours.
+        num_layers: transformer layers L; there are L + 1 stages, and frozen depth runs from 0 to L + 1.
+        width: D of the embedding.
+        max_length: most tokens of a text.
+        name: what the weights are called.
+    """
+
+    def __init__(self, sentence_transformer: SentenceTransformer, *, max_length: int, name: str) -> None:
+        super().__init__()
+        self.sentence_transformer = sentence_transformer
+        self.layout: Layout = layout_of(self.transformer.config.model_type)
+        self.num_layers = len(cast(nn.ModuleList, self.transformer.get_submodule(self.layout.layers)))
+        self.width = int(sentence_transformer.get_embedding_dimension() or 0)
+        self.max_length = _checked_length(self.transformer, max_length)
+        sentence_transformer.max_seq_length = self.max_length
+        self.name = name
+        self._views: dict[tuple[int, int], nn.Module] = {}
+        self.stage_of = {name: self._find_stage(name) for name, _ in self.named_parameters()}
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The Hugging Face model."""
+        return cast(PreTrainedModel, self.sentence_transformer[0].auto_model)
+
+    @property
+    def tail(self) -> list[nn.Module]:
+        """What follows the transformer: pooling, normalisation, a projection."""
+        return list(self.sentence_transformer)[1:]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the pretrained weights."""
+        return cast(PreTrainedTokenizerBase, self.sentence_transformer.tokenizer)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of padding."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def prompt(self) -> str:
+        """What the pretrained model expects before every text; mostly empty."""
+        name = self.sentence_transformer.default_prompt_name
+        return str(self.sentence_transformer.prompts[name]) if name else ""
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether embeddings have length 1."""
+        return any(type(module).__name__ == "Normalize" for module in self.tail)
+
+    @property
+    def num_stages(self) -> int:
+        """L + 1."""
+        return self.num_layers + 1
+
+    def stage_modules(self, stage: int) -> Iterator[nn.Module]:
+        """Modules of one stage, as freezing and dropout see them."""
+        layout = self.layout
+        paths = {0: [layout.embeddings, layout.projection, *layout.shared], 1: [layout.first_layer]}
+        for path in paths.get(stage, []):
+            if path and has_module(self.transformer, path):
+                yield self.transformer.get_submodule(path)
+        if stage > 0:
+            yield cast(nn.ModuleList, self.transformer.get_submodule(layout.layers))[stage - 1]
+        if stage == self.num_layers:
+            if layout.final_norm:
+                yield self.transformer.get_submodule(layout.final_norm)
+            yield from self.tail
+
+    def prefix(self, batch: TokenBatch, *, depth: int) -> torch.Tensor:
+        """What stages 0 … depth − 1 make of the tokens.
+
+        Args:
+            batch: padded tokens.
+            depth: 1 … L + 1.
+
+        Returns:
+            Hidden states (B, L, D) for depth ≤ L; embeddings (B, D) float32 at L + 1.
+        """
+        if depth == self.num_stages:
+            return self.suffix(batch.ids_BL, batch.mask_BL, depth=0)
+        return self._run(self._view(0, depth), batch.ids_BL, batch.mask_BL)
+
+    def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
+        """Embeddings from what the prefix of this depth returned; from token ids at depth 0.
+
+        Returns:
+            Embeddings (B, D) float32, those of `SentenceTransformer.encode`.
+        """
+        if depth == self.num_stages:
+            return states
+        hidden_BLD = self._run(self._view(depth, self.num_stages), states, mask_BL)
+        features = {"token_embeddings": hidden_BLD.float(), "attention_mask": mask_BL}
+        for module in self.tail:
+            features = module(features)
+        return features["sentence_embedding"].float()
+
+    def forward(self, batch: TokenBatch) -> torch.Tensor:
+        """Embeddings (B, D) of a padded batch."""
+        return self.suffix(batch.ids_BL, batch.mask_BL, depth=0)
+
+    @staticmethod
+    def _run(view: nn.Module, states: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        # A suffix is given hidden states in place of token ids; only the replaced embeddings read them.
+        return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
+
+    def _view(self, start: int, stop: int) -> nn.Module:
+        key = (start, stop)
+        if key not in self._views:
+            self._views[key] = build_view(self.transformer, self.layout, start, stop)
+        return self._views[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        """A copy that shares nothing; its views are built anew."""
+        sentence_transformer = copy.deepcopy(self.sentence_transformer, memo)
+        return Backbone(sentence_transformer, max_length=self.max_length, name=self.name)
+
+    def _find_stage(self, name: str) -> int | None:
+        """Stage of a parameter; None for those that no embedding depends on."""
+        head, _, rest = name.removeprefix("sentence_transformer.").partition(".")
+        if head != "0":
+            return self.num_layers  # the tail
+        path = rest.partition(".")[2]
+        layout = self.layout
+        if is_under(path, layout.layers):
+            return int(path.removeprefix(layout.layers + ".").partition(".")[0]) + 1
+        for stage, owners in (
+            (0, (layout.embeddings, layout.projection, *layout.shared)),
+            (1, (layout.first_layer,)),
+            (self.num_layers, (layout.final_norm,)),
+            (None, layout.unused),
+        ):
+            if any(owner and is_under(path, owner) for owner in owners):
+                return stage
+        raise BackboneError(
+            f"model.backbone: parameter '{path}' of {type(self.transformer).__name__} belongs to no stage. "
+            "Name its module in frostline/model/architectures.py."
+        )
+
+
+def _checked_length(model: PreTrainedModel, max_length: int) -> int:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and model.config.model_type in {"roberta", "xlm-roberta", "mpnet"}:
+        positions -= 2  # these count positions from the padding id upward
+    if positions and max_length > positions:
+        raise BackboneError(
+            f"model.max_length: {max_length} tokens asked, but this backbone has {positions} positions."
+        )
+    return max_length
+
+
+def load_backbone(settings: ModelSettings) -> Backbone:
+    """The pretrained backbone in float32 on the CPU, in eval mode.
+
+    Raises:
+        BackboneError: not found, unsafe, damaged, or of an unknown architecture.
+    """
+    found = find_backbone(settings.backbone)
+    model = load_sentence_transformer(found.folder, pooling=settings.pooling)
+    return Backbone(model, max_length=settings.max_length, name=found.name)
+
+
+def load_sentence_transformer(folder: Path, *, pooling: str | None = None) -> SentenceTransformer:
+    """A Sentence Transformers or plain Hugging Face folder in float32; no code of the folder runs.
+
+    Raises:
+        BackboneError: the folder cannot be loaded, or its prompt is left out of its pooling.
+    """
+    try:
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(0)  # a pooler that the weights lack is drawn; draw the same one each time
+            model = SentenceTransformer(
+                str(folder),
+                device="cpu",
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"dtype": torch.float32},
+            )
+    except (SafetensorError, UnpicklingError) as error:
+        raise BackboneError(f"{folder}: its weights are damaged, or no plain tensors ({error}).") from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+        raise BackboneError(f"{folder}: cannot be loaded as a text encoder ({error}).") from error
+    return _with_pooling(model, folder, pooling).eval()
+
+
+def _with_pooling(model: SentenceTransformer, folder: Path, pooling: str | None) -> SentenceTransformer:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    pools = [module for module in model if isinstance(module, Pooling)]
+    if len(pools) != 1 or not hasattr(model[0], "auto_model"):
+        raise BackboneError(f"{folder}: a transformer with one pooling is needed, this model is {model}.")
+    if model.default_prompt_name and not pools[0].include_prompt:
+        raise BackboneError(
+            f"{folder}: leaves its prompt out of the pooling, which frostline does not do yet."
+        )
+    if pooling and pools[0].pooling_mode != pooling:
+        if (folder / "modules.json").is_file():
+            raise BackboneError(
+                f"model.pooling: '{pooling}' asked, but {folder} says '{pools[0].pooling_mode}'. Drop it."
+            )
+        model[1] = Pooling(pools[0].embedding_dimension, pooling_mode=pooling)
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no notes of libraries about weights that a backbone does not use."""
+    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            transformers_logging.enable_progress_bar()

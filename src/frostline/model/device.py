@@ -1,0 +1,132 @@
+"""Where a model runs, in which number format, and how a forward pass is spread over the cores.
+
+Decided by measurement where that is possible, and said. Weights that learn stay float32; bf16 is the format
+of the matrix products (autocast), or of a copy made for a forward pass.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+
+from frostline.data.table import IntN
+from frostline.errors import ConfigError
+
+Format = Literal["bf16", "fp32"]
+AskedFormat = Literal["auto", "bf16", "fp32"]
+Result = TypeVar("Result")
+
+# oneDNN keeps compiled code for the last 1,024 shapes of matrix products. Batches cut by length seldom
+# repeat a shape, so that is half a gigabyte for nothing; read when the first product is computed.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+_WORTH = 1.3
+_PROBE_ROWS = 1024
+_PROBE_REPEATS = 5
+_MOST_WORKERS = 8
+_CPU_TOKENS = 1024
+_GPU_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A number format and why it was taken."""
+
+    format: Format
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch type of the matrix products."""
+        return torch.bfloat16 if self.format == "bf16" else torch.float32
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context in which matrix products are of this format."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.format == "bf16")
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device asked for, or with 'auto' a GPU if there is one.
+
+    Raises:
+        ConfigError: a device that torch does not know or this machine does not have.
+    """
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: '{asked}' cannot be used here ({reason}). Take auto or cpu.") from error
+    return device
+
+
+def choose_precision(asked: AskedFormat, *, device: torch.device, width: int) -> Precision:
+    """The format asked for, or with 'auto' the faster one on this device.
+
+    Args:
+        asked: 'auto' measures matrix products of this width; bf16 is taken when 1.3 times as fast.
+        device: where the model runs.
+        width: D of the backbone.
+    """
+    if asked != "auto":
+        return Precision(asked, "asked for")
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision("bf16" if supported else "fp32", f"this GPU has {'' if supported else 'no '}bf16")
+    if device.type != "cpu":
+        return Precision("fp32", f"bf16 is not measured on {device.type}")
+    fp32, bf16 = _gflops(torch.float32, width), _gflops(torch.bfloat16, width)
+    taken: Format = "bf16" if bf16 >= _WORTH * fp32 else "fp32"
+    return Precision(taken, f"measured on this processor: bf16 {bf16:.0f}, fp32 {fp32:.0f} GFLOP/s")
+
+
+def _gflops(dtype: torch.dtype, width: int) -> float:
+    """Best rate of a few matrix products of a feed-forward layer's shape."""
+    left = torch.ones(_PROBE_ROWS, width, dtype=dtype)
+    right = torch.ones(width, 4 * width, dtype=dtype)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(_PROBE_REPEATS):
+            start = time.perf_counter()
+            left @ right
+            seconds.append(time.perf_counter() - start)
+    return 2 * _PROBE_ROWS * width * 4 * width / min(seconds) / 1e9
+
+
+def forward_tokens(device: torch.device) -> int:
+    """Padded tokens of a batch without gradient: what fits a core's cache, or fills a GPU."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def map_batches(
+    forward: Callable[[IntN], Result], batches: Sequence[IntN], *, device: torch.device
+) -> Iterator[tuple[IntN, Result]]:
+    """Yields each batch with what `forward` makes of it, in order.
+
+    On a CPU every core takes a batch of its own: a quarter faster on short texts than all cores on one
+    batch (docs/experiments.md). `forward` sets its own gradient and autocast modes, which torch keeps by
+    thread.
+    """
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or num_threads == 1 or len(batches) == 1:
+        for batch in batches:
+            yield batch, forward(batch)
+        return
+    workers = min(num_threads, _MOST_WORKERS)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(num_threads // workers,))
+    try:
+        yield from zip(batches, pool.map(forward, batches), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)

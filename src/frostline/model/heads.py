@@ -1,0 +1,100 @@
+"""Task heads and their losses: a linear map from an embedding to one task's outputs.
+
+A head reads what `encode` returns, so stored embeddings can be classified later without the backbone.
+Knows one task; the sum over tasks is the loop's.
+
+Shapes: B texts, D width, C outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from torch import nn
+from torch.nn import functional as F
+
+from frostline.data.labels import MISSING_CLASS, Task
+
+
+class Head(nn.Module):
+    """A linear head on an embedding.
+
+    Attributes:
+        task: what its outputs mean.
+        input_scale: fixed factor on the embedding; √D for embeddings of length 1, whose entries are small.
+    """
+
+    class_weights: torch.Tensor | None
+
+    def __init__(self, task: Task, *, width: int, input_scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.task = task
+        self.input_scale = input_scale
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, task.num_outputs)
+        nn.init.zeros_(self.linear.weight)  # all classes equal at the start, whatever the seed
+        nn.init.zeros_(self.linear.bias)
+        weights = None if task.class_weights is None else torch.tensor(task.class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, embedding_BD: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C); for a regression the standardised target (B, 1)."""
+        logits_BC: torch.Tensor = self.linear(self.dropout(embedding_BD.float() * self.input_scale))
+        return logits_BC
+
+    def label_weight(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the summed loss is to be divided by: the labelled rows' weights added up."""
+        if self.task.kind != "classification":
+            known = ~torch.isnan(labels)
+            return (known.all(dim=1) if labels.ndim == 2 else known).sum().float()
+        known = labels != MISSING_CLASS
+        if self.class_weights is None:
+            return known.sum().float()
+        return (self.class_weights[labels.clamp(min=0)] * known).sum()
+
+    def loss_sum(self, logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The labelled rows' losses added up; rows without a label add nothing.
+
+        Scaled so that a head that knows nothing has about 1 a row (cross-entropy over log C: Muppet, arXiv
+        2101.11038), so that tasks of many and of few classes weigh alike.
+
+        Args:
+            logits_BC: output of `forward`.
+            labels: as `encode_labels` made them.
+        """
+        if self.task.kind == "classification":
+            return F.cross_entropy(
+                logits_BC,
+                labels,
+                weight=self.class_weights,
+                ignore_index=MISSING_CLASS,
+                label_smoothing=self.task.label_smoothing,
+                reduction="sum",
+            ) / math.log(self.task.num_outputs)
+        if self.task.kind == "regression":
+            known_B = ~torch.isnan(labels)
+            target_B = (labels[known_B] - self.task.target_mean) / self.task.target_std
+            return F.mse_loss(logits_BC[known_B, 0], target_B, reduction="sum")
+        known_B = ~torch.isnan(labels).any(dim=1)
+        losses_BC = F.binary_cross_entropy_with_logits(
+            logits_BC[known_B], labels[known_B], pos_weight=self.class_weights, reduction="none"
+        )
+        return losses_BC.mean(dim=1).sum() / math.log(2)
+
+
+def probabilities(task: Task, logits_BC: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Logits as people want them.
+
+    Returns:
+        Float32: (B, C) summing to 1 for a classification, (B, C) each in 0…1 for a multilabel task, (B,)
+        in the target's own unit for a regression.
+    """
+    if task.kind == "regression":
+        return np.asarray(logits_BC[:, 0] * task.target_std + task.target_mean, dtype=np.float32)
+    if task.kind == "multilabel":
+        return np.asarray(expit(logits_BC.astype(np.float64)), dtype=np.float32)
+    return np.asarray(softmax(logits_BC.astype(np.float64), axis=1), dtype=np.float32)

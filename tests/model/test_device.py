@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from frostline.errors import ConfigError
+from frostline.model import device as devices
+from frostline.model.device import choose_device, choose_precision, map_batches
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "taken"), [(100, 300, "bf16"), (100, 120, "fp32"), (100, 50, "fp32")]
+)
+def test_the_faster_format_is_taken_and_said(monkeypatch, fp32, bf16, taken):
+    monkeypatch.setattr(devices, "_gflops", lambda dtype, width: bf16 if dtype == torch.bfloat16 else fp32)
+    chosen = choose_precision("auto", device=CPU, width=64)
+    assert chosen.format == taken
+    assert str(bf16) in chosen.reason
+    assert str(fp32) in chosen.reason
+
+
+def test_a_format_can_be_asked_for():
+    assert choose_precision("fp32", device=CPU, width=64).reason == "asked for"
+
+
+@pytest.mark.parametrize("asked", ["cuda:99", "gpu", "xpu"])
+def test_a_device_that_is_not_here_is_refused(asked):
+    with pytest.raises(ConfigError, match=f"device: '{asked}' cannot be used here"):
+        choose_device(asked)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_come_back_in_order_whatever_the_number_of_cores(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        batches = [np.array([i, i + 1]) for i in range(20)]
+        results = list(map_batches(lambda rows: int(rows.sum()), batches, device=CPU))
+        assert [result for _, result in results] == [2 * i + 1 for i in range(20)]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_batch_comes_out():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            list(map_batches(lambda rows: 1 // 0, [np.array([0]), np.array([1])], device=CPU))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
