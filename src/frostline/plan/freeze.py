@@ -1,0 +1,71 @@
+"""Make a model obey a phase, and prove that it did.
+
+Frozen means: no gradient, eval mode, no part in the optimizer, and the same bytes afterwards. This is the
+only module that changes which parameters learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from frostline.errors import FreezeError, listing
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.phase import Phase
+
+
+@dataclass(frozen=True)
+class Frost:
+    """What was frozen at a moment: a hash of every frozen tensor, by name."""
+
+    hashes: dict[str, str]
+
+    @property
+    def num_tensors(self) -> int:
+        """How many tensors are frozen."""
+        return len(self.hashes)
+
+    def verify(self, model: MultitaskModel) -> None:
+        """Raises FreezeError when a frozen tensor is not, to the byte, what it was."""
+        now = _hashes(model, set(self.hashes))
+        moved = [name for name, digest in self.hashes.items() if now.get(name) != digest]
+        if moved:
+            raise FreezeError(
+                f"{len(moved)} frozen tensors moved: {listing(moved)}. The run is not to be trusted."
+            )
+
+
+def freeze_to(model: MultitaskModel, phase: Phase) -> Frost:
+    """Sets what learns and what is frozen for a phase, and takes the hashes to prove it later.
+
+    Changes `requires_grad`, gradients and modes of the model, no weight.
+
+    Raises:
+        FreezeError: nothing would learn.
+    """
+    model.frozen_depth = phase.frozen_depth(model.backbone.num_layers)
+    model.frozen_heads = frozenset(phase.frozen_heads)
+    learning = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not model.is_frozen(name))
+        parameter.grad = None
+        learning += parameter.requires_grad
+    if not learning:
+        raise FreezeError(f"phase '{phase.name}': nothing learns.")
+    model.train()
+    return Frost(_hashes(model, {name for name, p in model.named_parameters() if not p.requires_grad}))
+
+
+def _hashes(model: MultitaskModel, names: set[str]) -> dict[str, str]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    wanted = names | {name for name, _ in model.named_buffers()}
+    return {name: tensor_hash(tensors[name]) for name in sorted(wanted) if name in tensors}
+
+
+def tensor_hash(tensor: torch.Tensor) -> str:
+    """BLAKE2b of a tensor's bytes, in hex; its type and shape are part of it."""
+    digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""Trainability: what learns in which phase and at which rate, as a table and as a picture.
+
+Numbers come from the model's size and the plan alone; nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.groups import layer_decay_rates, stage_name
+from frostline.plan.phase import Phase
+
+
+@dataclass(frozen=True)
+class Trainability:
+    """Stages and heads (rows, heads first, embeddings last) by phases (columns).
+
+    Attributes:
+        rows: names.
+        num_parameters: of each row.
+        phases: names of the columns.
+        rates: for each row, the rate in each phase; None is frozen, 0 is solved without a rate.
+        num_unused: parameters that no embedding depends on.
+    """
+
+    rows: tuple[str, ...]
+    num_parameters: tuple[int, ...]
+    phases: tuple[str, ...]
+    rates: tuple[tuple[float | None, ...], ...]
+    num_unused: int = 0
+
+    def num_trained(self, phase: int) -> int:
+        """Parameters that learn in a phase."""
+        return sum(
+            n for n, rates in zip(self.num_parameters, self.rates, strict=True) if rates[phase] is not None
+        )
+
+
+def build_trainability(model: MultitaskModel, phases: Sequence[Phase]) -> Trainability:
+    """The table of a plan on a model."""
+    owners: dict[int | str | None, int] = {}
+    for name, parameter in model.named_parameters():
+        owner = model.owner_of(name)
+        owners[owner] = owners.get(owner, 0) + parameter.numel()
+    stages = list(range(model.backbone.num_layers, -1, -1))
+    rows: tuple[int | str, ...] = (*model.tasks, *stages)
+    return Trainability(
+        rows=(*(f"{name} head" for name in model.tasks), *(stage_name(stage) for stage in stages)),
+        num_parameters=tuple(owners.get(owner, 0) for owner in rows),
+        phases=tuple(phase.name for phase in phases),
+        rates=(
+            *(tuple(_head_rate(phase, name) for phase in phases) for name in model.tasks),
+            *(
+                tuple(_stage_rate(phase, stage, model.backbone.num_layers) for phase in phases)
+                for stage in stages
+            ),
+        ),
+        num_unused=owners.get(None, 0),
+    )
+
+
+def _head_rate(phase: Phase, task: str) -> float | None:
+    if task in phase.frozen_heads:
+        return None
+    return 0.0 if phase.solver == "probe" else phase.head_lr
+
+
+def _stage_rate(phase: Phase, stage: int, num_layers: int) -> float | None:
+    if stage < phase.frozen_depth(num_layers):
+        return None
+    return layer_decay_rates(phase.backbone_lr, decay=phase.layer_decay, num_layers=num_layers)[stage]
+
+
+def draw_trainability(table: Trainability) -> Any:
+    """A matplotlib figure: colour is the rate (log), hatching is frozen, the rate is written in each cell."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    num_rows, num_phases = len(table.rows), len(table.phases)
+    figure = Figure(figsize=(3.6 + 1.7 * num_phases, 1.3 + 0.36 * num_rows), layout="constrained")
+    axes = figure.add_subplot()
+    rates = [rate for row in table.rates for rate in row if rate]
+    norm = LogNorm(min(rates, default=1e-6) / 3, max(rates, default=1e-2) * 1.5)
+    colours = _colours()
+    for y, row in enumerate(table.rates):
+        for x, rate in enumerate(row):
+            colour = "#eef2f6" if rate is None else colours(norm(rate)) if rate else "#8fc9a3"
+            hatch = "////" if rate is None else None
+            axes.add_patch(
+                Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="#b8c4d0", hatch=hatch, linewidth=0.8)
+            )
+            if rate is not None:
+                axes.text(
+                    x + 0.5,
+                    y + 0.5,
+                    f"{rate:.1e}" if rate else "solved",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                )
+    total = sum(table.num_parameters)
+    for y, count in enumerate(table.num_parameters):
+        axes.text(num_phases + 0.08, y + 0.5, f"{count:,}  ({count / total:.1%})", va="center", fontsize=8)
+    axes.set_xlim(0, num_phases + 1.25)
+    axes.set_ylim(num_rows, 0)
+    axes.set_yticks([y + 0.5 for y in range(num_rows)], table.rows, fontsize=9)
+    ticks = [f"{name}\n{table.num_trained(x) / total:.1%} learns" for x, name in enumerate(table.phases)]
+    axes.set_xticks([x + 0.5 for x in range(num_phases)], ticks, fontsize=9)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    axes.set_title("What learns, and at which rate (hatched: frozen)", fontsize=10)
+    return figure
+
+
+def _colours() -> Any:
+    """Pale to strong orange, light enough everywhere for black text."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("thaw", ["#fdf1de", "#f7b267", "#f4845f"])
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a PNG whole, the same bytes for the same figure."""
+    from frostline.atomic import new_file
+
+    with new_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

@@ -1,0 +1,86 @@
+"""The named plans, read from the TOML files beside this one.
+
+A recipe is data: its phases, what learns, what it costs and when to use it. `resolve_phases` turns a plan's
+settings into phases and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection
+from functools import cache
+from importlib.resources import files
+
+from pydantic import ValidationError
+
+from frostline.errors import ConfigError, did_you_mean
+from frostline.plan.phase import Phase, PlanSettings
+from frostline.settings import Settings
+
+DEFAULT = "top-layers"
+
+
+class Recipe(Settings):
+    """A named plan.
+
+    Attributes:
+        needs_frozen_head: whether the plan must name a head to freeze.
+        phases: `frozen_heads` is empty here; the plan names them.
+    """
+
+    name: str
+    learns: str
+    why: str
+    cost: str
+    when: str
+    needs_frozen_head: bool = False
+    phases: tuple[Phase, ...]
+
+
+@cache
+def recipes() -> dict[str, Recipe]:
+    """Every recipe by name, in order of rising cost."""
+    folder = files("frostline.plan") / "recipes"
+    loaded = [
+        tomllib.loads(item.read_text("utf-8")) for item in folder.iterdir() if item.name.endswith(".toml")
+    ]
+    loaded.sort(key=lambda content: content.pop("order"))
+    return {content["name"]: Recipe.model_validate(content) for content in loaded}
+
+
+def resolve_phases(settings: PlanSettings, *, tasks: Collection[str]) -> tuple[Phase, ...]:
+    """The phases of a plan: those written out, or its recipe's with the plan's changes.
+
+    Changes apply to the recipe's last phase.
+
+    Raises:
+        ConfigError: unknown recipe, a change that the recipe has no use for, or a head that is missing.
+    """
+    if settings.phases:
+        return settings.phases
+    recipe = _recipe(settings.recipe or DEFAULT)
+    if recipe.needs_frozen_head and not settings.frozen_heads:
+        raise ConfigError(
+            f"plan.frozen_heads: recipe '{recipe.name}' needs the head to freeze, such as "
+            f'frozen_heads = ["{next(iter(tasks), "sentiment")}"].'
+        )
+    *first, last = recipe.phases
+    changes = settings.changes()
+    if last.solver == "probe" and set(changes) - {"frozen_heads"}:
+        raise ConfigError(f"plan: recipe '{recipe.name}' solves its heads; it has no {', '.join(changes)}.")
+    if last.top_layers == 0 and set(changes) & {"top_layers", "backbone_lr"}:
+        raise ConfigError(
+            f"plan: recipe '{recipe.name}' keeps the backbone frozen. Take 'top-layers' or 'full'."
+        )
+    try:
+        return (*first, Phase.model_validate({**last.model_dump(), **changes}))
+    except ValidationError as error:
+        raise ConfigError(f"plan: {error.errors()[0]['msg']}.") from error
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in recipes():
+        raise ConfigError(
+            f"plan.recipe: '{name}' is no recipe ({', '.join(recipes())})." + did_you_mean(name, recipes())
+        )
+    return recipes()[name]
