@@ -1,0 +1,1 @@
+"""Phases, epochs, steps: a plan carried out, committed and scored."""

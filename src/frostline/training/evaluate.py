@@ -1,0 +1,104 @@
+"""Scores of a model on a split: of each task on its labelled rows, and their mean.
+
+Knows labels and logits, not how logits came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from frostline.data.batches import Split, sorted_batches
+from frostline.data.labels import LabelsN, Task, is_labelled
+from frostline.data.table import IntN
+from frostline.model.device import forward_tokens, map_batches
+from frostline.model.heads import probabilities
+from frostline.model.multitask import MultitaskModel
+from frostline.training.activations import Activations
+
+Scores = dict[str, dict[str, Any]]
+
+
+def evaluate(model: MultitaskModel, split: Split, activations: Activations, *, depth: int) -> Scores:
+    """Scores of every task that has labels in the split (see `score_task`)."""
+    logits = predict_logits(model, split, activations, depth=depth)
+    return score_tasks(model.tasks, logits, split.labels)
+
+
+def predict_logits(
+    model: MultitaskModel, split: Split, activations: Activations, *, depth: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Logits (N, C) float32 of every task, without gradient and dropout; the model's mode is kept."""
+    was_training = model.training
+    model.train(False)
+
+    def forward(rows: IntN) -> dict[str, torch.Tensor]:
+        with torch.no_grad(), activations.precision.autocast(activations.device):
+            given = activations.batch(split, rows, depth=depth)
+            embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=depth)
+        with torch.no_grad():
+            return model.logits(embedding_BD)
+
+    logits = {
+        name: np.empty((len(split), task.num_outputs), dtype=np.float32) for name, task in model.tasks.items()
+    }
+    batches = sorted_batches(split.tokens.length_N, max_tokens=forward_tokens(activations.device))
+    for rows, values in map_batches(forward, batches, device=activations.device):
+        for name, logits_BC in values.items():
+            logits[name][rows] = logits_BC.cpu().numpy()
+    model.train(was_training)
+    return logits
+
+
+def score_tasks(
+    tasks: Mapping[str, Task], logits: Mapping[str, np.ndarray[Any, Any]], labels: Mapping[str, LabelsN]
+) -> Scores:
+    """`score_task` for each task with a labelled row."""
+    return {
+        name: score_task(task, logits[name], labels[name])
+        for name, task in tasks.items()
+        if name in labels and is_labelled(labels[name]).any()
+    }
+
+
+def score_task(task: Task, logits_NC: np.ndarray[Any, Any], labels: LabelsN) -> dict[str, Any]:
+    """Scores on labelled rows.
+
+    Returns:
+        classification: macro_f1 (over labels that occur or are predicted), accuracy, num_labelled;
+        multilabel: macro_f1, micro_f1, accuracy (all labels right); regression: mae and rmse in the target's
+        unit, pearson (0 where either side is constant).
+    """
+    known = is_labelled(labels)
+    truth, predicted = labels[known], probabilities(task, logits_NC[known])
+    scores: dict[str, Any] = {"num_labelled": int(known.sum())}
+    if task.kind == "regression":
+        error = predicted.astype(np.float64) - truth
+        scores["mae"] = float(np.abs(error).mean())
+        scores["rmse"] = float(np.sqrt((error**2).mean()))
+        scores["pearson"] = _pearson(predicted, truth)
+        return scores
+    if task.kind == "classification":
+        chosen = predicted.argmax(axis=1)
+    else:
+        truth, chosen = truth.astype(np.int64), (predicted >= 0.5).astype(np.int64)
+        scores["micro_f1"] = float(f1_score(truth, chosen, average="micro", zero_division=0))
+    scores["macro_f1"] = float(f1_score(truth, chosen, average="macro", zero_division=0))
+    scores["accuracy"] = float(accuracy_score(truth, chosen))
+    return scores
+
+
+def _pearson(predicted: LabelsN, truth: LabelsN) -> float:
+    if len(truth) < 2 or predicted.std() == 0 or truth.std() == 0:
+        return 0.0
+    return float(np.corrcoef(predicted, truth)[0, 1])
+
+
+def mean_score(tasks: Mapping[str, Task], scores: Scores) -> float:
+    """Mean of the tasks' main scores; 0 when no task was scored."""
+    main = [scores[name][task.main_score] for name, task in tasks.items() if name in scores]
+    return float(np.mean(main)) if main else 0.0

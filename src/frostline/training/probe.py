@@ -1,0 +1,113 @@
+"""Classical classifiers on frozen embeddings, returned as linear heads.
+
+Logistic regression (classification, each label of a multilabel task) and ridge regression, their strength
+chosen on validation. Knows embeddings and labels, not the backbone.
+
+Shapes: N texts, D width, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from frostline.data.labels import LabelsN, Task, is_labelled
+from frostline.model.heads import Head
+from frostline.training.evaluate import score_task
+
+_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_PATIENCE = 2
+Matrix = np.ndarray[Any, np.dtype[Any]]
+
+
+def solve_head(
+    head: Head, train_ND: Matrix, train_labels: LabelsN, held_ND: Matrix, held_labels: LabelsN
+) -> dict[str, float]:
+    """Solves a head to convergence and writes the solution into it.
+
+    Args:
+        head: changed: its weight and bias.
+        train_ND: embeddings as `encode` returns them.
+        train_labels: as `encode_labels` made them.
+        held_ND: embeddings by which the strength is chosen.
+        held_labels: their labels; without any, the middle strength is taken.
+
+    Returns:
+        The strength C taken (1 / alpha for ridge regression) and its validation score.
+    """
+    known, held = is_labelled(train_labels), is_labelled(held_labels)
+    features = train_ND[known] * head.input_scale
+    best_score, best_strength, since_best = -np.inf, _STRENGTHS[3], 0
+    best: tuple[Matrix, Matrix] | None = None
+    for strength, weight_CD, bias_C in _solutions(head.task, features, train_labels[known]):
+        if not held.any():
+            if strength == best_strength:
+                best, best_score = (weight_CD, bias_C), float("nan")
+            continue
+        logits = held_ND[held] * head.input_scale @ weight_CD.T + bias_C
+        score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
+        if score > best_score:
+            best_score, best_strength, since_best, best = score, strength, 0, (weight_CD, bias_C)
+        else:
+            since_best += 1
+            if since_best == _PATIENCE:
+                break
+    assert best is not None, f"no solution for task {head.task.name}"
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.from_numpy(best[0]))
+        head.linear.bias.copy_(torch.from_numpy(best[1]))
+    return {"strength": best_strength, "score": float(best_score)}
+
+
+def _solutions(task: Task, features_ND: Matrix, labels: LabelsN) -> Iterator[tuple[float, Matrix, Matrix]]:
+    """Weight (C, D) and bias (C,) for each strength, weakest first, each started from the one before."""
+    if task.kind == "regression":
+        target = (labels - task.target_mean) / task.target_std
+        for strength in _STRENGTHS:
+            ridge = Ridge(alpha=1 / strength).fit(features_ND, target)
+            yield strength, ridge.coef_[None, :], np.asarray([ridge.intercept_])
+        return
+    columns = [labels] if task.kind == "classification" else list(labels.T.astype(np.int64))
+    models = [_logistic(task, column) for column in range(len(columns))]
+    for strength in _STRENGTHS:
+        fits = []
+        for model, column in zip(models, columns, strict=True):
+            fits.append(_fit(model.set_params(C=strength), features_ND, column, task))
+        yield strength, np.concatenate([w for w, _ in fits]), np.concatenate([b for _, b in fits])
+
+
+def _logistic(task: Task, column: int) -> LogisticRegression:
+    weights: dict[int, float] | None = None
+    if task.class_weights is not None:
+        binary = {0: 1.0, 1: task.class_weights[column]}
+        weights = dict(enumerate(task.class_weights)) if task.kind == "classification" else binary
+    return LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True, class_weight=weights)
+
+
+def _fit(
+    model: LogisticRegression, features_ND: Matrix, labels_N: LabelsN, task: Task
+) -> tuple[Matrix, Matrix]:
+    """Weights of every output; a class without rows gets a bias that never wins."""
+    present = np.unique(labels_N)
+    if task.kind == "multilabel" and len(present) == 1:
+        return np.zeros((1, features_ND.shape[1])), np.asarray([20.0 if present[0] else -20.0])
+    if model.class_weight:
+        model.set_params(class_weight={k: v for k, v in model.class_weight.items() if k in present})
+    model.fit(features_ND, labels_N)
+    if task.kind == "multilabel":
+        return model.coef_, model.intercept_
+    if len(present) == 1:
+        raise AssertionError(f"one class in task {task.name}")
+    # Two classes have one row of coefficients; split evenly, the difference of logits is the same.
+    coefficients = model.coef_ if len(present) > 2 else np.concatenate([-model.coef_, model.coef_]) / 2
+    intercepts = (
+        model.intercept_ if len(present) > 2 else np.concatenate([-model.intercept_, model.intercept_]) / 2
+    )
+    weight_CD = np.zeros((task.num_outputs, features_ND.shape[1]))
+    bias_C = np.full(task.num_outputs, intercepts.min() - 20.0)
+    weight_CD[present], bias_C[present] = coefficients, intercepts
+    return weight_CD, bias_C

@@ -1,0 +1,56 @@
+"""How a run trains, whatever its plan, and the steps that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from frostline.data.batches import Split, epoch_batches
+from frostline.data.table import IntN
+from frostline.model.device import AskedFormat
+from frostline.settings import Settings
+
+
+class TrainSettings(Settings):
+    """Batches, number format, seed and commits."""
+
+    seed: int = Field(default=0, ge=0)
+    """Decides the split, the order and the dropout."""
+    batch_size: int = Field(default=64, ge=1)
+    """Most texts of a batch."""
+    batch_tokens: int = Field(default=4096, ge=16)
+    """Most padded tokens of a batch; long texts make smaller batches."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Batches whose gradients make one step."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    precision: AskedFormat = "auto"
+    """bf16 | fp32 | auto: measured at start."""
+    device: str = "auto"
+    """auto | cpu | cuda | mps."""
+    select: Literal["best", "last"] = "best"
+    """Which weights a phase ends with: those of its best validation score, or the last."""
+    save_seconds: float = Field(default=120, gt=0)
+    """Least time between checkpoints inside a phase."""
+    keep_last: int = Field(default=2, ge=2)
+    """How many checkpoints are kept; the one before the newest is what a damaged one falls back to."""
+
+
+def epoch_steps(split: Split, settings: TrainSettings, *, epoch: int) -> list[list[IntN]]:
+    """Rows of every step of an epoch, each step a few batches whose gradients are added.
+
+    Args:
+        split: the training texts.
+        settings: of the run.
+        epoch: counted over the whole run.
+    """
+    batches = epoch_batches(
+        split.tokens.length_N,
+        max_tokens=settings.batch_tokens,
+        max_texts=settings.batch_size,
+        seed=settings.seed,
+        epoch=epoch,
+    )
+    size = settings.gradient_accumulation_steps
+    return [batches[i : i + size] for i in range(0, len(batches), size)]

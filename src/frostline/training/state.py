@@ -1,0 +1,130 @@
+"""Where a run stands: what a checkpoint holds beside the moments, and what must not change at a resume.
+
+Knows no files; `checkpoint.py` commits what this module describes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+
+from frostline.errors import CheckpointError, TrainingError
+from frostline.training.checkpoint import Tensors
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a run, between two steps.
+
+    Attributes:
+        phase: phases that are done.
+        epoch: epochs of this phase that are done.
+        batch: steps of this epoch that are done.
+        phase_step: steps of this phase that are done.
+        step: steps of the run that are done.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    phase_step: int = 0
+    step: int = 0
+
+
+@dataclass
+class Best:
+    """The best evaluation of a phase, and the weights it was of."""
+
+    scores: dict[str, Any]
+    weights: Tensors
+
+
+@dataclass
+class State:
+    """What decides how a run goes on.
+
+    Attributes:
+        position: the place.
+        learned: names of the parameters that have learned so far.
+        reports: of the phases that are done.
+        best: of this phase; None before its first evaluation.
+        latest: scores of the phase's latest evaluation.
+        losses: of each task since the last line of the log.
+        phase_seconds: spent in this phase by earlier processes.
+        run_seconds: spent in the run by earlier processes.
+    """
+
+    position: Position = Position()
+    learned: set[str] = field(default_factory=set)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    best: Best | None = None
+    latest: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    phase_seconds: float = 0.0
+    run_seconds: float = 0.0
+
+    def next_phase(self) -> None:
+        """Moves to the start of the phase that follows."""
+        self.position = Position(phase=self.position.phase + 1, step=self.position.step)
+        self.best, self.latest, self.phase_seconds = None, {}, 0.0
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean loss of each task since the last line; the only place where they are read from the device.
+
+        Raises:
+            TrainingError: a loss that is NaN or infinite.
+        """
+        means = {task: float(torch.stack(parts).mean()) for task, parts in self.losses.items()}
+        if not all(math.isfinite(mean) for mean in means.values()):
+            raise TrainingError(
+                f"step {self.position.step}: the loss is not finite ({means}). The last checkpoint is kept. "
+                'Try a smaller rate, or train.precision = "fp32".'
+            )
+        return means
+
+    def content(self) -> dict[str, Any]:
+        """All but the tensors, as JSON; floats keep every bit."""
+        return {
+            "position": asdict(self.position),
+            "reports": self.reports,
+            "best": self.best.scores if self.best else None,
+            "latest": self.latest,
+            "losses": {task: [float(part) for part in parts] for task, parts in self.losses.items()},
+            "phase_seconds": self.phase_seconds,
+            "run_seconds": self.run_seconds,
+        }
+
+    @classmethod
+    def build(
+        cls, content: Mapping[str, Any], *, learned: set[str], best: Tensors, device: torch.device
+    ) -> Self:
+        """The state that `content` described."""
+        weights = {name: value.to(device) for name, value in best.items()}
+        return cls(
+            position=Position(**content["position"]),
+            learned=learned,
+            reports=list(content["reports"]),
+            best=Best(content["best"], weights) if content["best"] else None,
+            latest=content["latest"],
+            losses={
+                task: [torch.tensor(part, device=device) for part in parts]
+                for task, parts in content["losses"].items()
+            },
+            phase_seconds=content["phase_seconds"],
+            run_seconds=content["run_seconds"],
+        )
+
+
+def check_fingerprint(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises CheckpointError, naming what differs, unless the run can go on exactly."""
+    changed = [what for what, digest in now.items() if saved.get(what) != digest]
+    if changed:
+        raise CheckpointError(
+            f"the {' and the '.join(changed)} changed since the checkpoint was taken, so the run cannot "
+            "go on exactly. Put it back, or train anew with --overwrite."
+        )
+
