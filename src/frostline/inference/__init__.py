@@ -1,0 +1,1 @@
+"""A finished bundle at work."""

@@ -1,0 +1,150 @@
+"""A finished model in memory: texts in, labels, probabilities or embeddings out.
+
+Shapes: N texts, C labels, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from frostline.data.batches import Tokens, pad, sorted_batches, tokenize
+from frostline.data.labels import Task
+from frostline.data.table import IntN
+from frostline.errors import DataError
+from frostline.model.bundle import BundleFile, load_bundle
+from frostline.model.device import (
+    AskedFormat,
+    Precision,
+    choose_device,
+    choose_precision,
+    forward_tokens,
+    map_batches,
+)
+from frostline.model.heads import probabilities
+from frostline.model.multitask import MultitaskModel
+
+Prediction = str | list[str] | float
+
+
+class Model:
+    """A loaded bundle.
+
+    Attributes:
+        tasks: its tasks by name, with their labels.
+        about: what `frostline.json` says of it.
+        precision: number format it runs in, and why.
+    """
+
+    def __init__(
+        self, network: MultitaskModel, about: BundleFile, *, precision: Precision, device: torch.device
+    ) -> None:
+        self.network = network.to(device=device, dtype=precision.dtype).eval()
+        for task in network.tasks:
+            network.head(task).float()
+        self.about = about
+        self.precision = precision
+        self.device = device
+        self.tasks: dict[str, Task] = network.tasks
+
+    def predict(self, texts: Sequence[str]) -> dict[str, list[Prediction]]:
+        """The answer of every task for every text.
+
+        Returns:
+            For each task a list of N: the most probable label (classification), the labels with a probability
+            of at least 0.5 (multilabel), a number in the target's unit (regression).
+        """
+        return {name: decide(self.tasks[name], values) for name, values in self.predict_proba(texts).items()}
+
+    def predict_proba(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """Probabilities (N, C) of every task, columns as in `tasks[name].labels`; (N,) of a regression."""
+        return self.classify(self.encode(texts))
+
+    def classify(
+        self, embedding_ND: np.ndarray[Any, Any]
+    ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """`predict_proba` from embeddings that `encode` made earlier; the backbone does not run."""
+        return {
+            name: probabilities(self.tasks[name], values)
+            for name, values in self.logits_of(embedding_ND).items()
+        }
+
+    def logits(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """Logits (N, C) of every task; for a regression the standardised target (N, 1)."""
+        return self.logits_of(self.encode(texts))
+
+    def logits_of(
+        self, embedding_ND: np.ndarray[Any, Any]
+    ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """`logits` from embeddings that `encode` made earlier."""
+        given = torch.from_numpy(np.ascontiguousarray(embedding_ND, dtype=np.float32)).to(self.device)
+        with torch.inference_mode():
+            return {name: values.cpu().numpy() for name, values in self.network.logits(given).items()}
+
+    @overload
+    def encode(self, texts: str) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+    @overload
+    def encode(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+    def encode(self, texts: str | Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Embeddings (N, D) float32, those of `SentenceTransformer.encode`; (D,) for a single text."""
+        if isinstance(texts, str):
+            single_D: np.ndarray[Any, np.dtype[np.float32]] = self.encode([texts])[0]
+            return single_D
+        _check_texts(texts)
+        backbone = self.network.backbone
+        return self.encode_tokens(
+            tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
+        )
+
+    def encode_tokens(self, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """`encode` for texts that are tokenised already."""
+        backbone = self.network.backbone
+
+        def forward(rows: IntN) -> torch.Tensor:
+            with torch.inference_mode():
+                batch = pad(tokens, rows, pad_id=backbone.pad_id).to(self.device)
+                embedding_BD: torch.Tensor = backbone(batch)
+                return embedding_BD
+
+        embedding_ND = np.empty((len(tokens), backbone.width), dtype=np.float32)
+        batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(self.device))
+        for rows, values in map_batches(forward, batches, device=self.device):
+            embedding_ND[rows] = values.cpu().numpy()
+        return embedding_ND
+
+
+def load(folder: str | Path, *, precision: AskedFormat = "auto", device: str = "auto") -> Model:
+    """Loads a bundle, or the one in a run's folder.
+
+    Args:
+        folder: of the bundle or of the run.
+        precision: 'auto' takes bf16 where it is measured to be faster; 'fp32' gives the embeddings of
+            Sentence Transformers within 1e-5.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+
+    Raises:
+        BundleError: incomplete, damaged, unsafe or of a newer format.
+    """
+    network, about = load_bundle(Path(folder))
+    place = choose_device(device)
+    chosen = choose_precision(precision, device=place, width=network.backbone.width)
+    return Model(network, about, precision=chosen, device=place)
+
+
+def decide(task: Task, values: np.ndarray[Any, Any]) -> list[Prediction]:
+    """Answers of a task from its probabilities (see `Model.predict`)."""
+    if task.kind == "regression":
+        return [float(value) for value in values]
+    if task.kind == "multilabel":
+        return [[task.labels[i] for i in np.flatnonzero(row >= 0.5)] for row in values]
+    return [task.labels[i] for i in values.argmax(axis=1)]
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{index}]: a text is needed, {type(text).__name__} arrived.")
