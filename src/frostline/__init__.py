@@ -1,0 +1,41 @@
+"""Fine-tune one text encoder for several tasks at once, under a plan that says what is frozen and when.
+
+The names below are public; they are loaded when first used, so that importing frostline is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frostline.config import Config
+    from frostline.errors import FrostlineError, Interrupted
+    from frostline.inference.model import Model, load
+    from frostline.run import Run, resume, train
+
+__all__ = ["Config", "FrostlineError", "Interrupted", "Model", "Run", "load", "resume", "train"]
+
+_HOMES = {
+    "Config": "config",
+    "FrostlineError": "errors",
+    "Interrupted": "errors",
+    "Model": "inference.model",
+    "Run": "run",
+    "load": "inference.model",
+    "resume": "run",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'frostline' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(f"frostline.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,212 @@
+"""One run's file: the rooms' settings put together, read from TOML, changed by dotted keys, written back.
+
+Holds no default of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from frostline.data.dataset import DataSettings
+from frostline.data.labels import TaskSettings, check_task_names
+from frostline.errors import ConfigError, did_you_mean
+from frostline.model.domains import ModelSettings
+from frostline.plan.phase import PlanSettings
+from frostline.settings import Settings
+from frostline.training.settings import TrainSettings
+
+_SYNONYMS = {
+    "body_lr": "backbone_lr",
+    "encoder_lr": "backbone_lr",
+    "learning_rate": "backbone_lr",
+    "lr": "head_lr",
+    "unfreeze": "top_layers",
+    "freeze": "frozen_heads",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "body": "backbone",
+    "encoder": "backbone",
+    "max_seq_length": "max_length",
+    "dev": "validation",
+    "val": "validation",
+}
+
+
+class Config(Settings):
+    """Everything a run is made of."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings
+    tasks: dict[str, TaskSettings]
+    plan: PlanSettings = PlanSettings()
+    train: TrainSettings = TrainSettings()
+
+    @classmethod
+    def load(cls, path: str | Path, *, changes: Mapping[str, Any] | None = None) -> Self:
+        """Reads a TOML file; data files are looked up from here, then from the file's folder.
+
+        Args:
+            path: the file.
+            changes: dotted keys to values, such as {"plan.recipe": "heads"}.
+
+        Raises:
+            ConfigError: no such file, not TOML, an unknown key, or a value out of range.
+        """
+        place = Path(path)
+        try:
+            content = tomllib.loads(place.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"{place}: cannot be read ({error.strerror}). Write one with frostline init DATA."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{place}: not valid TOML ({error}).") from error
+        for key, value in (changes or {}).items():
+            _change(content, key, value)
+        return cls.build(content)._located(place.parent)
+
+    @classmethod
+    def build(cls, content: Mapping[str, Any]) -> Self:
+        """A config from nested dicts, as the TOML file has them.
+
+        Raises:
+            ConfigError: an unknown key, or a value out of range.
+        """
+        try:
+            config = cls.model_validate(dict(content))
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from error
+        check_task_names(config.tasks)
+        return config
+
+    def with_(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with dotted keys changed, such as {"train.seed": 1}."""
+        content = self.content()
+        for key, value in changes.items():
+            _change(content, key, value)
+        return type(self).build(content)
+
+    def content(self) -> dict[str, Any]:
+        """Nested dicts that `build` takes; rows in memory are left as they are."""
+        content = self.model_dump(mode="python", exclude_none=True)
+        for name in ("train", "validation", "test"):
+            sources = getattr(self.data, name)
+            if sources is not None:
+                content["data"][name] = sources
+        return content
+
+    def to_toml(self) -> str:
+        """The file with every default written out."""
+        return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
+
+    def _located(self, folder: Path) -> Self:
+        """Paths made absolute: as given from here, or beside the file."""
+        moved: dict[str, Any] = {}
+        for name in ("train", "validation", "test"):
+            sources = getattr(self.data, name)
+            if sources is not None:
+                moved[name] = tuple(
+                    source.model_copy(update={"path": _located(source.path, folder)})
+                    if source.path
+                    else source
+                    for source in sources
+                )
+        model = self.model
+        if not Path(model.backbone).is_dir() and (folder / model.backbone).is_dir():
+            model = model.model_copy(update={"backbone": str((folder / model.backbone).resolve())})
+        return self.model_copy(update={"data": self.data.model_copy(update=moved), "model": model})
+
+
+def _located(path: Path, folder: Path) -> Path:
+    beside = folder / path
+    return (beside if not path.exists() and beside.exists() else path).absolute()
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """`key=value` of the command line; the value is TOML, or a string where it is not.
+
+    Raises:
+        ConfigError: no '='.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: key=value is needed, such as plan.recipe=heads.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _change(content: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key; a number picks an item of a list."""
+    *parents, last = key.split(".")
+    place: Any = content
+    for part in parents:
+        place = (
+            place[int(part)]
+            if _is_item(place, part)
+            else place.setdefault(part, {})
+            if isinstance(place, dict)
+            else None
+        )
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"--set {key}: '{part}' is no table.")
+    if key == "plan.recipe" and isinstance(place, dict):
+        place.pop("phases", None)
+    if _is_item(place, last):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"--set {key}: '{last}' is no item of the list.")
+
+
+def _is_item(place: Any, part: str) -> bool:
+    return isinstance(place, list) and part.isdigit() and int(part) < len(place)
+
+
+def _explain(detail: Any) -> str:
+    """One sentence of a pydantic error: key, what is wrong, the nearest known key."""
+    location = [part for part in detail["loc"] if part != "function-after"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        word = str(location[-1])
+        near = _SYNONYMS.get(word, "")
+        hint = f" Did you mean '{near}'?" if near in known else did_you_mean(word, known)
+        return f"{key}: unknown key.{hint} Known here: {', '.join(known)}."
+    if detail["type"] == "missing":
+        return f"{key}: is missing."
+    arrived = (
+        ""
+        if detail["type"] == "value_error" or isinstance(detail["input"], dict)
+        else f", {detail['input']!r:.60} arrived"
+    )
+    message = str(detail["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{key}: {message[0].lower()}{message[1:]}{arrived}."
+
+
+def _known_keys(location: list[Any]) -> list[str]:
+    """Keys of the settings at a place."""
+    settings: Any = Config
+    for part in location:
+        if isinstance(part, str) and part in settings.model_fields:
+            settings = _settings_in(settings.model_fields[part].annotation) or settings
+    return list(settings.model_fields)
+
+
+def _settings_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        found = _settings_in(inner)
+        if found:
+            return found
+    return None

@@ -1,0 +1,78 @@
+"""A plan looked at before it is carried out: what learns, at which rate, and about how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.config import Config
+from frostline.plan.picture import Trainability, build_trainability, draw_trainability, save_figure
+from frostline.run import prepare
+from frostline.training.estimate import estimate_seconds
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `frostline plan` says.
+
+    Attributes:
+        table: stages and heads by phases.
+        seconds: estimate for each phase, saving and testing apart.
+        warnings: a sentence each.
+        precision: number format that training will take.
+        device: where it will run.
+    """
+
+    table: Trainability
+    seconds: tuple[float, ...]
+    warnings: tuple[str, ...]
+    precision: str
+    device: str
+
+    def content(self) -> dict[str, Any]:
+        """The same as JSON."""
+        table = self.table
+        phases = [
+            {
+                "name": name,
+                "parameters_trained": table.num_trained(i),
+                "estimated_seconds": round(self.seconds[i], 1),
+                "rates": {row: rates[i] for row, rates in zip(table.rows, table.rates, strict=True)},
+            }
+            for i, name in enumerate(table.phases)
+        ]
+        return {
+            "phases": phases,
+            "parameters": dict(zip(table.rows, table.num_parameters, strict=True)),
+            "warnings": list(self.warnings),
+            "precision": self.precision,
+            "device": self.device,
+        }
+
+
+def dry_run(config: Config, *, picture: Path) -> DryRun:
+    """Checks a run without training, and draws its plan.
+
+    Args:
+        config: of the run.
+        picture: PNG to write.
+
+    Raises:
+        FrostlineError: anything that `train` would refuse.
+    """
+    prepared = prepare(config)
+    seconds = tuple(
+        estimate_seconds(
+            prepared.model,
+            prepared.splits,
+            phase,
+            prepared.config.train,
+            precision=prepared.precision,
+            device=prepared.device,
+        )
+        for phase in prepared.phases
+    )
+    table = build_trainability(prepared.model, prepared.phases)
+    save_figure(draw_trainability(table), picture)
+    return DryRun(table, seconds, prepared.warnings, prepared.precision.format, str(prepared.device))

@@ -1,0 +1,88 @@
+"""The folder of one run: who owns it, what is in it, and when it may be used.
+
+config.toml  events.jsonl  checkpoints/  trainability.png  curves.png  report.json  model/  data/
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from frostline.config import Config
+from frostline.errors import RunError
+from frostline.inference.write import row_writer
+
+_RESULTS = (
+    "config.toml",
+    "events.jsonl",
+    "checkpoints",
+    "trainability.png",
+    "curves.png",
+    "report.json",
+    "model",
+)
+_DATA = "data"
+_LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that died is free. A folder left empty is removed.
+
+    Raises:
+        RunError: another process is using the folder, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / _LOCK, timeout=0):
+            try:
+                yield
+            finally:
+                if [item.name for item in folder.iterdir()] == [_LOCK]:
+                    shutil.rmtree(folder, ignore_errors=True)
+    except Timeout as error:
+        raise RunError(
+            f"{folder}: another process is using this run. Wait, or take another --output."
+        ) from error
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}).") from error
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Raises RunError when the folder holds a run that may not be replaced, or files of something else."""
+    taken = [name for name in (*_RESULTS, _DATA) if (folder / name).exists()]
+    if taken and not overwrite:
+        raise RunError(
+            f"{folder}: holds a run already ({', '.join(taken)}). Go on with it: frostline resume {folder}. "
+            "Replace it: --overwrite. Or give another --output."
+        )
+
+
+def clear(folder: Path) -> None:
+    """Removes the results of an earlier run; rows that it keeps in `data/` stay."""
+    for name in _RESULTS:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def with_rows_on_disk(config: Config, folder: Path) -> Config:
+    """The config with rows that were given in memory written into the folder, so that its file reruns it."""
+    moved: dict[str, Any] = {}
+    for name in ("train", "validation", "test"):
+        sources = getattr(config.data, name) or ()
+        if any(source.path is None for source in sources):
+            path = (folder / _DATA / f"{name}.jsonl").absolute()
+            with row_writer(path, columns=[], schema=None) as writer:
+                for source in sources:
+                    for block in source.blocks():
+                        writer.write(block.rows)
+            moved[f"data.{name}"] = ({"path": path},)
+    return config.with_(moved) if moved else config

@@ -1,0 +1,111 @@
+"""A starter file from a look at the data: which column is the text, which are labels, of which kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from frostline.data.labels import label_name
+from frostline.data.read import Row, format_of, iter_blocks
+from frostline.data.table import is_missing
+from frostline.errors import DataError
+
+_LOOK_ROWS = 4096
+_MOST_LABELS = 50
+_TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
+_GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+
+
+def build_starter(data: Path) -> str:
+    """Text of a TOML file for a data file, or for a folder of train, validation and test files.
+
+    Raises:
+        DataError: no usable file, no column of texts, or no column that looks like labels.
+    """
+    files = _splits(data)
+    rows = next(iter_blocks(files["train"], block_rows=_LOOK_ROWS)).rows
+    columns: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        columns[name] = [row[name] for row in rows if not is_missing(row.get(name))]
+    text = _text_column(data, columns)
+    group = next((name for name in _GROUP_NAMES if name in columns), None)
+    tasks = {
+        name: kind for name, cells in columns.items() if name not in {text, group} and (kind := _kind(cells))
+    }
+    if not tasks:
+        raise DataError(
+            f"{data}: no column looks like labels (columns: {', '.join(columns)}). Write the file by hand."
+        )
+    content: dict[str, Any] = {
+        "model": {"backbone": "general", "max_length": 128},
+        "data": {name: str(path) for name, path in files.items()}
+        | {"text": text}
+        | ({"group": group} if group else {}),
+        "tasks": {_task_name(name): {"column": name, **kind} for name, kind in tasks.items()},
+        "plan": {"recipe": "top-layers"},
+    }
+    return "# frostline plan FILE shows what will happen; frostline train FILE does it.\n\n" + tomli_w.dumps(
+        content
+    )
+
+
+def _splits(data: Path) -> dict[str, Path]:
+    if not data.is_dir():
+        format_of(data)
+        if not data.is_file():
+            raise DataError(f"{data}: no such file.")
+        stem = data.name.partition(".")[0].lower()
+        found = _splits(data.parent) if stem in _SPLITS["train"] else {}
+        return {"train": data, **{name: path for name, path in found.items() if name != "train"}}
+    found = {}
+    for path in sorted(data.iterdir()):
+        for split, names in _SPLITS.items():
+            if path.is_file() and path.name.partition(".")[0].lower() in names and split not in found:
+                found[split] = path
+    if "train" not in found:
+        raise DataError(f"{data}: holds no train file (train.csv, train.jsonl, …). Give the file itself.")
+    return found
+
+
+def _text_column(data: Path, columns: dict[str, list[Any]]) -> str:
+    texts = {
+        name: sum(len(cell) for cell in cells) / len(cells)
+        for name, cells in columns.items()
+        if cells and all(isinstance(cell, str) for cell in cells)
+    }
+    if not texts:
+        raise DataError(f"{data}: no column of texts.")
+    known = [name for name in _TEXT_NAMES if name in texts]
+    return known[0] if known else max(texts, key=lambda name: texts[name])
+
+
+def _kind(cells: list[Any]) -> Row | None:
+    """Settings of a task, or None for a column that is no label."""
+    if not cells:
+        return None
+    if all(isinstance(cell, list) for cell in cells):
+        return {"kind": "multilabel"}
+    if not all(isinstance(cell, str | int | float | bool) for cell in cells):
+        return None
+    distinct = {label_name(cell) for cell in cells}
+    if 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 5)):
+        return {}
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return {"kind": "regression"} if any(not number.is_integer() for number in numbers) else None
+
+
+def _task_name(column: str) -> str:
+    name = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in column
+    )
+    return name[:64] if name[:1].isalpha() else f"task_{name}"[:64]

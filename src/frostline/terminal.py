@@ -1,0 +1,177 @@
+"""What a person sees: tables, progress with rate and time left, messages. Data in, text out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from frostline.dry_run import DryRun
+from frostline.model.bundle import BundleFile
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.picture import Trainability
+
+
+def build_console() -> Console:
+    """Output for people; plain and unwrapped where it is no terminal."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def plan_table(table: Trainability) -> Table:
+    """Stages and heads by phases: the rate of what learns, a dash for what is frozen."""
+    shown = Table(
+        "stage", *(escape(name) for name in table.phases), "parameters", box=None, header_style="bold"
+    )
+    for name, count, rates in zip(table.rows, table.num_parameters, table.rates, strict=True):
+        cells = [
+            "[dim]—[/dim]"
+            if rate is None
+            else f"[yellow]{rate:.1e}[/yellow]"
+            if rate
+            else "[yellow]solved[/yellow]"
+            for rate in rates
+        ]
+        shown.add_row(escape(name), *cells, f"{count:>12,}")
+    total = sum(table.num_parameters)
+    learns = [f"{table.num_trained(i) / total:.1%}" for i in range(len(table.phases))]
+    shown.add_row("[bold]learns[/bold]", *learns, f"{total:>12,}")
+    return shown
+
+
+def score_table(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
+    """A row a task, a column a score."""
+    names = list(dict.fromkeys(name for task in scores.values() for name in task))
+    shown = Table("task", *names, title=title, title_justify="left", box=None, header_style="bold")
+    for task, values in scores.items():
+        shown.add_row(escape(task), *(_figure(values.get(name)) for name in names))
+    return shown
+
+
+def _figure(value: Any) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def show_dry_run(console: Console, found: DryRun, *, picture: Path) -> None:
+    """The plan table and the estimate."""
+    for sentence in found.warnings:
+        console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+    console.print(plan_table(found.table))
+    for name, seconds in zip(found.table.phases, found.seconds, strict=True):
+        console.print(f"phase {escape(name)}: about {seconds:.0f} s")
+    console.print(
+        f"in all about {sum(found.seconds) / 60:.1f} min in {found.precision} on {found.device}, saving and "
+        f"testing apart. Picture: {escape(str(picture))}"
+    )
+
+
+def show_model(network: MultitaskModel, about: BundleFile) -> None:
+    """Backbone, plan and tasks of a bundle."""
+    backbone = network.backbone
+    print(f"backbone   {about.base_model} ({backbone.num_layers} layers, width {backbone.width})")
+    print(f"plan       {about.plan}")
+    print(f"text       column '{about.text_column}', at most {about.max_length} tokens")
+    for name, task in network.tasks.items():
+        score = about.scores.get("tasks", {}).get(name, {}).get(task.main_score)
+        said = f" ({task.main_score} {score:.3f})" if score is not None else ""
+        print(f"task       {name}: {task.kind} {', '.join(task.labels)}{said}")
+
+
+class Watcher:
+    """Shows a run's events: a progress bar on a terminal, a line a phase and an evaluation everywhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._title = ""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Shows one event."""
+        with suppress(AttributeError):
+            getattr(self, f"_on_{event['event']}")(event)
+
+    def close(self) -> None:
+        """Takes the progress bar away."""
+        if self._progress:
+            self._progress.stop()
+        self._progress, self._bar, self._title = None, None, ""
+
+    def progress(self, title: str, done: int, total: int | None) -> None:
+        """Moves the bar; a new title starts a new one."""
+        if not self.console.is_terminal:
+            return
+        if title != self._title or self._progress is None:
+            self.close()
+            self._progress = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._progress.start()
+            self._bar, self._title = self._progress.add_task(escape(title), total=total, rate=""), title
+        assert self._bar is not None, "no bar"
+        speed = self._progress.tasks[0].speed
+        self._progress.update(self._bar, completed=done, rate=f"{speed:.0f}/s" if speed else "")
+
+    def _on_start(self, event: Mapping[str, Any]) -> None:
+        rows = ", ".join(f"{count:,} {name}" for name, count in event["rows"].items())
+        precision = event["precision"]
+        self.console.print(f"[bold]texts[/bold] {rows}")
+        self.console.print(
+            f"[bold]number format[/bold] {precision.format} on {event['device']} ({precision.reason})"
+        )
+        if event["resumed_at"] is not None:
+            self.console.print(f"[bold]going on[/bold] after step {event['resumed_at']}")
+        self.console.print(plan_table(event["table"]))
+
+    def _on_warning(self, event: Mapping[str, Any]) -> None:
+        self.console.print(f"[yellow]note:[/yellow] {escape(event['message'])}")
+
+    def _on_phase(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        self.console.print(
+            f"[bold]phase {escape(event['phase'])}[/bold] ({event['frozen_depth']} stages frozen)"
+        )
+
+    def _on_embedding(self, event: Mapping[str, Any]) -> None:
+        self.progress(f"embedding {event['split']} texts", event["done"], event["total"])
+
+    def _on_progress(self, event: Mapping[str, Any]) -> None:
+        self.progress("training steps", event["done"], event["total"])
+
+    def _on_solved(self, event: Mapping[str, Any]) -> None:
+        self.console.print(f"  {escape(event['task'])} head solved, C = {event['strength']:g}")
+
+    def _on_evaluation(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        scores = ", ".join(
+            f"{escape(name)} {values.get('macro_f1', values.get('pearson')):.3f}"
+            for name, values in event["tasks"].items()
+        )
+        epoch = f"epoch {event['epoch']}" if event["epoch"] else "solved"
+        self.console.print(f"  {epoch}: validation {event['score']:.3f} ({scores})")
+
+    def _on_phase_end(self, event: Mapping[str, Any]) -> None:
+        self.console.print(
+            f"  {event['seconds']:.0f} s; {event['frozen_tensors_verified']} frozen tensors kept every byte"
+        )
+
+    def _on_done(self, event: Mapping[str, Any]) -> None:
+        report, folder = event["report"], event["folder"]
+        split = "test" if report["test"] else "validation"
+        self.console.print(score_table(report[split]["tasks"], title=f"{split} scores"))
+        self.console.print(
+            f"{report['seconds']:.0f} s, {report['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Model: "
+            f"{escape(folder)}/model. Pictures: {escape(folder)}/trainability.png, curves.png"
+        )
