@@ -25,6 +25,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from frostline import train
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.domains import ModelSettings
 
@@ -156,8 +157,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def content(tiny: Path, toy: Path) -> dict:
+def build_content(tiny: Path, toy: Path) -> dict:
     """A run's file as nested dicts: two short phases on the toy data."""
     return {
         "model": {"backbone": str(tiny), "max_length": 32},
@@ -171,3 +171,21 @@ def content(tiny: Path, toy: Path) -> dict:
         },
         "train": {"precision": "fp32", "batch_size": 32},
     }
+
+
+@pytest.fixture
+def content(tiny: Path, toy: Path) -> dict:
+    return build_content(tiny, toy)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a model of every kind of task; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    content = build_content(tiny, toy)
+    for name in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (toy / f"{name}.jsonl").read_text().splitlines()]
+        rows = [row | {"tags": [row["topic"], row["mood"]]} for row in rows]
+        content["data"][name] = str(write_jsonl(folder / f"{name}.jsonl", rows))
+    content["tasks"] |= {"stars": {"kind": "regression"}, "tags": {"kind": "multilabel"}}
+    return train(content, output=folder / "run").folder

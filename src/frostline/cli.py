@@ -210,12 +210,12 @@ def _watched(call: Any, folder: Path, as_json: bool) -> None:
     watcher = None if as_json else Watcher(build_console())
     try:
         run = call(watcher)
-    except Interrupted:
+    except Interrupted as stop:
         print(
             f"stopped after a step; the state is saved. Go on with: frostline resume {folder}",
             file=sys.stderr,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stop.signal) from None
     finally:
         if watcher:
             watcher.close()
@@ -249,10 +249,10 @@ def _through(
         f"{report.num_rows} rows written to {output} ({loaded.precision.format}: {loaded.precision.reason})"
     )
     if report.num_empty:
-        print(
-            f"note: {report.num_empty} rows have no text and no answer: {', '.join(report.empty_rows)} …",
-            file=sys.stderr,
-        )
+        rows = "1 row has" if report.num_empty == 1 else f"{report.num_empty} rows have"
+        more = " …" if report.num_empty > len(report.empty_rows) else ""
+        places = ", ".join(report.empty_rows)
+        print(f"note: {rows} no text and no answer: {places}{more}", file=sys.stderr)
     return None
 
 

@@ -141,7 +141,7 @@ def parse_change(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value
+        return key.strip(), value.strip()
 
 
 def _change(content: dict[str, Any], key: str, value: Any) -> None:

@@ -61,7 +61,13 @@ class TrainingError(FrostlineError):
 
 
 class Interrupted(BaseException):
-    """Training stopped on request, after a step and a commit. Not an error: nothing is to be mended."""
+    """Training stopped on request, after a step and a commit. Not an error: nothing is to be mended.
+
+    Attributes:
+        signal: number of the signal that asked for it; 2 is Ctrl-C.
+    """
+
+    signal = 2
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

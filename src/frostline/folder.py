@@ -80,7 +80,7 @@ def with_rows_on_disk(config: Config, folder: Path) -> Config:
         sources = getattr(config.data, name) or ()
         if any(source.path is None for source in sources):
             path = (folder / _DATA / f"{name}.jsonl").absolute()
-            with row_writer(path, columns=[], schema=None) as writer:
+            with row_writer(path) as writer:
                 for source in sources:
                     for block in source.blocks():
                         writer.write(block.rows)

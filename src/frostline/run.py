@@ -19,7 +19,7 @@ from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
 from frostline.data.labels import encode_labels
-from frostline.errors import RunError
+from frostline.errors import Interrupted, RunError
 from frostline.folder import check_free, clear, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.model.backbone import Backbone, load_backbone
@@ -249,10 +249,12 @@ def _fingerprint(prepared: Prepared) -> dict[str, str]:
 @contextmanager
 def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks for a stop after the step; the second one stops at once."""
+    asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
-        if trainer.stop_asked:
+        if asked:
             raise KeyboardInterrupt
+        asked.append(number)
         trainer.stop_asked = True
 
     before: dict[int, Any] = {}
@@ -260,6 +262,9 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Interrupted as stop:
+        stop.signal = asked[0]
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

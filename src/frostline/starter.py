@@ -30,15 +30,16 @@ def build_starter(data: Path) -> str:
         DataError: no usable file, no column of texts, or no column that looks like labels.
     """
     files = _splits(data)
-    rows = next(iter_blocks(files["train"], block_rows=_LOOK_ROWS)).rows
+    block = next(iter_blocks(files["train"], block_rows=_LOOK_ROWS), None)
+    if block is None:
+        raise DataError(f"{files['train']}: no rows.")
     columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        columns[name] = [row[name] for row in rows if not is_missing(row.get(name))]
+    for name in dict.fromkeys(name for row in block.rows for name in row):
+        columns[name] = [row[name] for row in block.rows if not is_missing(row.get(name))]
     text = _text_column(data, columns)
     group = next((name for name in _GROUP_NAMES if name in columns), None)
-    tasks = {
-        name: kind for name, cells in columns.items() if name not in {text, group} and (kind := _kind(cells))
-    }
+    kinds = {name: _kind(cells) for name, cells in columns.items() if name not in {text, group}}
+    tasks = {name: kind for name, kind in kinds.items() if kind is not None}
     if not tasks:
         raise DataError(
             f"{data}: no column looks like labels (columns: {', '.join(columns)}). Write the file by hand."
@@ -87,7 +88,7 @@ def _text_column(data: Path, columns: dict[str, list[Any]]) -> str:
 
 
 def _kind(cells: list[Any]) -> Row | None:
-    """Settings of a task, or None for a column that is no label."""
+    """Settings of a task (none for a classification), or None for a column that is no label."""
     if not cells:
         return None
     if all(isinstance(cell, list) for cell in cells):

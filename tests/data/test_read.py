@@ -1,13 +1,14 @@
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.data.read import blocks_of, iter_blocks
+from frostline.data.read import blocks_of, column_names, iter_blocks, schema_of
 from frostline.errors import DataError
 
 ROWS = [{"text": 'a, "b"\nc', "label": "x"}, {"text": "é ü 漢", "label": "y"}]
@@ -117,8 +118,50 @@ def test_any_text_comes_back_from_every_format(tmp_path_factory, texts):
     from frostline.inference.write import row_writer
 
     folder = tmp_path_factory.mktemp("any")
+    schema = pa.schema([("text", pa.string()), ("n", pa.string())])
     for ending in ("csv", "tsv", "jsonl", "parquet"):
         rows = [{"text": text, "n": str(i)} for i, text in enumerate(texts)]
-        with row_writer(folder / f"d.{ending}", columns=["text", "n"], schema=None) as writer:
+        with row_writer(folder / f"d.{ending}", columns=["text", "n"], schema=schema) as writer:
             writer.write(rows)
         assert read(folder / f"d.{ending}") == rows, ending
+
+
+def test_numpy_values_are_taken_for_what_they_hold():
+    rows = [
+        {"text": np.str_("a"), "label": np.int64(3), "tags": np.asarray(["x", "y"]), "ok": np.bool_(True)}
+    ]
+    (block,) = blocks_of(rows)
+    assert block.rows == [{"text": "a", "label": 3, "tags": ["x", "y"], "ok": True}]
+    assert type(block.rows[0]["label"]) is int
+
+
+def test_missing_cells_of_a_data_frame_are_none():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["a", "b"], "n": pandas.array([1, None], "Int64"), "x": [1.5, None]})
+    (block,) = blocks_of(frame)
+    assert block.rows == [{"text": "a", "n": 1, "x": 1.5}, {"text": "b", "n": None, "x": None}]
+
+
+def test_class_numbers_of_a_dataset_get_their_names():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    data = datasets.Dataset.from_list(
+        [{"text": "a", "label": 1}, {"text": "b", "label": -1}, {"text": "c", "label": None}],
+        features=features,
+    )
+    (block,) = blocks_of(data)
+    assert [row["label"] for row in block.rows] == ["yes", None, None]
+
+
+def test_columns_and_types_are_those_of_the_whole_file(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"a": 1}\n' * 5000 + '{"a": 1.5, "b": "x"}\n')
+    assert column_names(path) == ["a", "b"]
+    assert schema_of(path) == pa.schema([("a", pa.float64()), ("b", pa.string())])
+    path.write_text('{"a": 1}\n' * 5000 + '{"a": "x"}\n')
+    with pytest.raises(DataError, match=r"d.jsonl: a column changes type in lines 4097 to 5001"):
+        schema_of(path)
+    (tmp_path / "d.csv").write_text("a,b\n")
+    assert schema_of(tmp_path / "d.csv") == pa.schema([("a", pa.string()), ("b", pa.string())])

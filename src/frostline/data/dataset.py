@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,8 @@ def _as_sources(value: Any) -> Any:
         return (value,)
     if isinstance(value, list | tuple) and value and all(_names_source(item) for item in value):
         return tuple({"path": item} if isinstance(item, str | Path) else item for item in value)
+    if not isinstance(value, Iterable) and not hasattr(value, "to_pylist"):
+        raise ValueError(f"a file, a list of files, or rows are needed, {type(value).__name__} arrived")
     return ({"rows": value},)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -85,10 +86,42 @@ def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of the columns, read from the head of a file, in order of appearance."""
-    for block in iter_blocks(path, block_rows=256):
-        return list(dict.fromkeys(name for row in block.rows for name in row))
-    return []
+    """Names of a file's columns, in order of appearance; JSONL is read through, for any row may bring one."""
+    kind, is_gzipped = format_of(path)
+    if kind in {"csv", "tsv"}:
+        with _opened(path, is_gzipped=is_gzipped) as stream:
+            return _csv_header(path, _csv_reader(path, stream, tab=kind == "tsv"))
+    names: dict[str, None] = {}
+    for block in iter_blocks(path):
+        if block.schema is not None:
+            return list(block.schema.names)
+        names.update(dict.fromkeys(name for row in block.rows for name in row))
+    return list(names)
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """Names and types of a file's columns: text in CSV and TSV; for JSONL, inferred from all rows.
+
+    Raises:
+        DataError: a column of a JSONL file changes type.
+    """
+    names = column_names(path)
+    if format_of(path)[0] in {"csv", "tsv"}:
+        return pa.schema([(name, pa.string()) for name in names])
+    schema = pa.schema([(name, pa.null()) for name in names])
+    for block in iter_blocks(path):
+        if block.schema is not None:
+            return block.schema
+        try:
+            arrays = [pa.array([row.get(name) for row in block.rows]) for name in names]
+            found = pa.schema([(name, array.type) for name, array in zip(names, arrays, strict=True)])
+            schema = pa.unify_schemas([schema, found], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: a column changes type in lines {block.lines[0]} to {block.lines[-1]} ({error}), "
+                "which Parquet cannot hold. Write JSONL instead."
+            ) from error
+    return schema
 
 
 def rows_of(data: Any) -> Iterable[Row]:
@@ -99,10 +132,10 @@ def rows_of(data: Any) -> Iterable[Row]:
     """
     if hasattr(data, "to_pylist"):  # pyarrow.Table
         data = data.to_pylist()
-    elif hasattr(data, "to_list"):  # datasets.Dataset
-        data = data.to_list()
+    elif hasattr(data, "to_list") and hasattr(data, "features"):  # datasets.Dataset
+        data = _named_classes(data)
     elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas.DataFrame
-        data = data.to_dict("records")
+        data = data.astype(object).where(data.notna(), None).to_dict("records")
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
         raise DataError(
             f"data: {type(data).__name__} is no table. Accepted: a file name, a list of dicts, a "
@@ -111,7 +144,22 @@ def rows_of(data: Any) -> Iterable[Row]:
     for number, row in enumerate(data, 1):
         if not isinstance(row, dict):
             raise DataError(f"row {number}: a dict is needed, {type(row).__name__} arrived.")
-        yield _without_surrogates(row)
+        yield without_surrogates({key: _plain(value) for key, value in row.items()})
+
+
+def _named_classes(dataset: Any) -> Iterator[Any]:
+    """Rows of a `datasets.Dataset`, class numbers turned into the names that its features give them."""
+    names = {key: feature.names for key, feature in dataset.features.items() if hasattr(feature, "int2str")}
+    for row in dataset.to_list():
+        yield row | {
+            key: known[row[key]] if row[key] is not None and row[key] >= 0 else None
+            for key, known in names.items()
+        }
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar or array as what it holds."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def blocks_of(data: Any, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
@@ -172,29 +220,25 @@ def _jsonl_rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Row]]:
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a JSON object is needed, {type(row).__name__} arrived.")
         # Only an escape can bring a lone surrogate into a text that was decoded as UTF-8.
-        yield number, _without_surrogates(row) if "\\u" in line else row
+        yield number, without_surrogates(row) if "\\u" in line else row
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
     """The value with every lone surrogate replaced by U+FFFD: tokenizers and UTF-8 refuse them."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
+        return [without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
     return value
 
 
 def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(_LONGEST_CELL)  # the module's own limit of 131,072 refuses long documents
-    reader = csv.reader(_decoded(path, stream), delimiter="\t" if tab else ",", strict=True)
+    reader = _csv_reader(path, stream, tab=tab)
+    header = _csv_header(path, reader)
     line = 1
     try:
-        header = next(reader, None)
-        if not header:
-            raise DataError(f"{path}: is empty; a first line with the columns' names is needed.")
-        _check_header(path, header)
         while True:
             line = reader.line_num + 1
             cells = next(reader, None)
@@ -212,12 +256,22 @@ def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int
         raise DataError(f"{path}:{line}: not valid {'TSV' if tab else 'CSV'} ({error}).") from error
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    seen: set[str] = set()
-    for name in header:
-        if name in seen:
+def _csv_reader(path: Path, stream: IO[bytes], *, tab: bool) -> Any:
+    csv.field_size_limit(_LONGEST_CELL)  # the module's own limit of 131,072 refuses long documents
+    return csv.reader(_decoded(path, stream), delimiter="\t" if tab else ",", strict=True)
+
+
+def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"{path}:1: not a valid line of columns' names ({error}).") from error
+    if not header:
+        raise DataError(f"{path}: is empty; a first line with the columns' names is needed.")
+    for index, name in enumerate(header):
+        if name in header[:index]:
             raise DataError(f"{path}:1: two columns are called '{name}'. Rename one.")
-        seen.add(name)
+    return header
 
 
 def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[Block]:

@@ -44,13 +44,15 @@ def hold_out(
             f"data.validation_fraction: {num_groups} different {'groups' if group else 'texts'} are too few "
             f"to hold {fraction:.0%} out. Give data.validation a file, or more rows."
         )
-    strata = _strata(labels, len(table))
+    strata, num_held = _strata(labels, len(table)), max(1, int(fraction * len(table)))
     if num_groups == len(table):
         parts = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
-        train, held = next(parts.split(np.zeros(len(table)), _without_rare(strata, fewest=2)))
+        train, held = next(parts.split(np.zeros(len(table)), _without_rare(strata, fewest=2, most=num_held)))
     else:
         by_group = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        train, held = next(by_group.split(np.zeros(len(table)), _without_rare(strata, fewest=folds), groups))
+        train, held = next(
+            by_group.split(np.zeros(len(table)), _without_rare(strata, fewest=folds, most=num_held), groups)
+        )
     return np.sort(train), np.sort(held)
 
 
@@ -84,10 +86,11 @@ def _codes(labels: LabelsN) -> IntN:
     return np.where(known, 1 + np.digitize(np.nan_to_num(labels), edges), 0).astype(np.int64)
 
 
-def _without_rare(strata: IntN, *, fewest: int) -> IntN:
-    """Strata with fewer than `fewest` rows joined into the largest one, since they cannot be split."""
+def _without_rare(strata: IntN, *, fewest: int, most: int) -> IntN:
+    """Strata with fewer than `fewest` rows, and all but the `most` largest, joined into the largest one."""
     _, index, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    return np.where(counts[index] < fewest, int(np.argmax(counts)), index)
+    rank = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
+    return np.where((counts[index] < fewest) | (rank[index] >= most), int(np.argmax(counts)), index)
 
 
 def shared_values(first: Table, second: Table, column: str) -> list[int]:

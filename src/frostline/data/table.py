@@ -109,7 +109,7 @@ def read_text(cell: Any) -> str | None:
         return None
     if not isinstance(cell, str):
         raise ValueError(f"a text is needed, {type(cell).__name__} arrived ({cell!r:.40})")
-    return cell if cell.strip() else None
+    return cell
 
 
 def read_group(cell: Any) -> str | None:
@@ -118,8 +118,10 @@ def read_group(cell: Any) -> str | None:
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN or an empty string."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+    """Whether a cell holds nothing: null, NaN or a blank string."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def read_table(sources: Sequence[Source], columns: Sequence[Column]) -> Table:

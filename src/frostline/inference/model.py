@@ -14,6 +14,7 @@ import torch
 
 from frostline.data.batches import Tokens, pad, sorted_batches, tokenize
 from frostline.data.labels import Task
+from frostline.data.read import without_surrogates
 from frostline.data.table import IntN
 from frostline.errors import DataError
 from frostline.model.bundle import BundleFile, load_bundle
@@ -62,7 +63,7 @@ class Model:
 
     def predict_proba(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Probabilities (N, C) of every task, columns as in `tasks[name].labels`; (N,) of a regression."""
-        return self.classify(self.encode(texts))
+        return self.classify(self._encode(texts))
 
     def classify(
         self, embedding_ND: np.ndarray[Any, Any]
@@ -75,7 +76,7 @@ class Model:
 
     def logits(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Logits (N, C) of every task; for a regression the standardised target (N, 1)."""
-        return self.logits_of(self.encode(texts))
+        return self.logits_of(self._encode(texts))
 
     def logits_of(
         self, embedding_ND: np.ndarray[Any, Any]
@@ -92,10 +93,12 @@ class Model:
     def encode(self, texts: str | Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Embeddings (N, D) float32, those of `SentenceTransformer.encode`; (D,) for a single text."""
         if isinstance(texts, str):
-            single_D: np.ndarray[Any, np.dtype[np.float32]] = self.encode([texts])[0]
+            single_D: np.ndarray[Any, np.dtype[np.float32]] = self._encode([texts])[0]
             return single_D
-        _check_texts(texts)
-        backbone = self.network.backbone
+        return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        backbone, texts = self.network.backbone, _clean(texts)
         return self.encode_tokens(
             tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
         )
@@ -144,7 +147,10 @@ def decide(task: Task, values: np.ndarray[Any, Any]) -> list[Prediction]:
     return [task.labels[i] for i in values.argmax(axis=1)]
 
 
-def _check_texts(texts: Sequence[Any]) -> None:
+def _clean(texts: Sequence[Any]) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError("texts: a list of texts is needed, str arrived.")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{index}]: a text is needed, {type(text).__name__} arrived.")
+    return [without_surrogates(text) for text in texts]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from frostline.atomic import new_file
 from frostline.data.dataset import DataSettings, text_columns
 from frostline.data.labels import Task, encode_labels, label_column
-from frostline.data.read import Block, Row, iter_blocks
+from frostline.data.read import Block, Row, column_names, format_of, iter_blocks, schema_of
 from frostline.data.table import Source, read_table, read_text
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.inference.model import Model, decide
@@ -152,12 +152,10 @@ def _transform(
     report = FileReport(0, [], 0)
     blocks = _checked_blocks(source, column, added)
     first = next(blocks, None)
-    names = list(dict.fromkeys(name for row in first.rows for name in row)) if first else []
-    schema = None
-    if first and first.schema is not None:
-        names = list(first.schema.names)
-        schema = pa.schema([*first.schema, *added_types])
-    with row_writer(target, columns=[*names, *added], schema=schema) as writer:
+    kind = format_of(target)[0]
+    names = [] if kind == "jsonl" else [*column_names(source), *added]
+    schema = pa.schema([*schema_of(source), *added_types]) if kind == "parquet" else None
+    with row_writer(target, columns=names, schema=schema) as writer:
         for block in itertools.chain([first] if first else [], blocks):
             texts = _texts(source, block, column, report)
             answers = iter(answer([one for one in texts if one is not None]))

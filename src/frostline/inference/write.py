@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from frostline.atomic import new_file
 from frostline.data.read import Row, format_of
-from frostline.errors import DataError
 
 
 class RowWriter(Protocol):
@@ -31,13 +30,15 @@ class RowWriter(Protocol):
 
 
 @contextmanager
-def row_writer(path: Path, *, columns: list[str], schema: pa.Schema | None) -> Iterator[RowWriter]:
+def row_writer(
+    path: Path, *, columns: Sequence[str] = (), schema: pa.Schema | None = None
+) -> Iterator[RowWriter]:
     """A writer for the format of the name; the file takes its name when the block ends well.
 
     Args:
         path: where to; gzipped when it ends in .gz.
-        columns: names of all columns, for CSV, TSV and Parquet.
-        schema: types of all columns, for Parquet; None: taken from the first rows.
+        columns: names of all columns, for CSV and TSV.
+        schema: names and types of all columns, for Parquet.
     """
     kind, is_gzipped = format_of(path)
     with new_file(path) as temporary, _opened(temporary, is_gzipped=is_gzipped) as stream:
@@ -45,11 +46,14 @@ def row_writer(path: Path, *, columns: list[str], schema: pa.Schema | None) -> I
         if kind == "jsonl":
             writer = _JsonlWriter(stream)
         elif kind == "parquet":
-            writer = _ParquetWriter(stream, path, columns, schema)
+            assert schema is not None, "Parquet needs a schema"
+            writer = _ParquetWriter(stream, schema)
         else:
-            writer = _CsvWriter(stream, path, columns, "\t" if kind == "tsv" else ",")
-        yield writer
-        writer.close()
+            writer = _CsvWriter(stream, columns, "\t" if kind == "tsv" else ",")
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
 @contextmanager
@@ -76,19 +80,23 @@ class _JsonlWriter:
 
 
 class _CsvWriter:
-    def __init__(self, stream: IO[bytes], path: Path, columns: list[str], separator: str) -> None:
-        self._path = path
+    def __init__(self, stream: IO[bytes], columns: Sequence[str], separator: str) -> None:
         self._text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
-        self._writer = csv.DictWriter(self._text, columns, delimiter=separator, lineterminator="\n")
-        self._writer.writeheader()
+        self._columns = columns
+        self._writers = {
+            quoting: csv.writer(self._text, delimiter=separator, lineterminator="\n", quoting=quoting)
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        }
+        self._write_row(list(columns))
 
     def write(self, rows: list[Row]) -> None:
-        try:
-            self._writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-        except ValueError as error:
-            raise DataError(
-                f"{self._path}: a later row has columns that the first lack ({error}). Write JSONL instead."
-            ) from error
+        for row in rows:
+            self._write_row([_cell(row.get(name)) for name in self._columns])
+
+    def _write_row(self, cells: list[Any]) -> None:
+        # A lone carriage return is left unquoted by the module before Python 3.13.
+        is_risky = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        self._writers[csv.QUOTE_ALL if is_risky else csv.QUOTE_MINIMAL].writerow(cells)
 
     def close(self) -> None:
         self._text.flush()
@@ -102,25 +110,14 @@ def _cell(value: Any) -> Any:
 
 
 class _ParquetWriter:
-    def __init__(self, stream: IO[bytes], path: Path, columns: list[str], schema: pa.Schema | None) -> None:
-        self._stream, self._path, self._columns, self._schema = stream, path, columns, schema
-        self._writer: pq.ParquetWriter | None = None
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(stream, schema)
 
     def write(self, rows: list[Row]) -> None:
-        try:
-            table = pa.Table.from_pylist(
-                [{c: row.get(c) for c in self._columns} for row in rows], self._schema
-            )
-        except pa.ArrowException as error:
-            raise DataError(f"{self._path}: a column changes type ({error}). Write JSONL instead.") from error
-        if self._writer is None:
-            self._schema = table.schema
-            self._writer = pq.ParquetWriter(self._stream, table.schema)
-        self._writer.write_table(table)
+        self._writer.write_table(pa.Table.from_pylist(rows, self._schema))
 
     def close(self) -> None:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._stream, self._schema or pa.schema([]))
         self._writer.close()
 
 

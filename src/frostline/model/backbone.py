@@ -213,7 +213,7 @@ def load_sentence_transformer(folder: Path, *, pooling: str | None = None) -> Se
                 local_files_only=True,
                 model_kwargs={"dtype": torch.float32},
             )
-    except (SafetensorError, UnpicklingError) as error:
+    except (SafetensorError, UnpicklingError, EOFError, IndexError) as error:
         raise BackboneError(f"{folder}: its weights are damaged, or no plain tensors ({error}).") from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
         raise BackboneError(f"{folder}: cannot be loaded as a text encoder ({error}).") from error

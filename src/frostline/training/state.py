@@ -127,4 +127,3 @@ def check_fingerprint(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
             f"the {' and the '.join(changed)} changed since the checkpoint was taken, so the run cannot "
             "go on exactly. Put it back, or train anew with --overwrite."
         )
-

@@ -1,0 +1,151 @@
+"""The run's file: every mistake is named with its key, what arrived and what is accepted."""
+
+import tomllib
+
+import pytest
+
+from frostline.config import Config, parse_change
+from frostline.errors import ConfigError
+
+FILE = """
+[data]
+train = "train.csv"
+[tasks.topic]
+[plan]
+recipe = "heads"
+"""
+
+
+def load(tmp_path, text=FILE, **changes):
+    path = tmp_path / "run.toml"
+    path.write_text(text, "utf-8")
+    return Config.load(path, changes={key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_the_resolved_file_gives_the_same_config(tmp_path):
+    config = load(tmp_path)
+    again = Config.build(tomllib.loads(config.to_toml()))
+    assert again == config
+    assert "gradient_accumulation_steps = 1" in config.to_toml()
+
+
+def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.csv").touch()
+    (tmp_path / "folder" / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = load(tmp_path / "folder", model__backbone="weights")
+    assert config.data.train[0].path == tmp_path / "folder" / "train.csv"
+    assert config.model.backbone == str(tmp_path / "folder" / "weights")
+    (tmp_path / "train.csv").touch()
+    assert load(tmp_path / "folder").data.train[0].path == tmp_path / "train.csv"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("plan.recepi", "heads", "plan.recepi: unknown key. Did you mean 'recipe'"),
+        ("plan.body_lr", 1e-5, "plan.body_lr: unknown key. Did you mean 'backbone_lr'"),
+        ("model.encoder", "x", "model.encoder: unknown key. Did you mean 'backbone'"),
+        ("data.dev", "x", "data.dev: unknown key. Did you mean 'validation'"),
+        ("trian.seed", 1, "trian: unknown key. Did you mean 'train'"),
+        ("plan.head_lr", -1e-3, r"plan.head_lr: input should be greater than 0, -0.001 arrived"),
+        ("plan.head_lr", "fast", r"plan.head_lr: .*number.*'fast' arrived"),
+        ("plan.head_lr", float("nan"), "plan.head_lr: .*finite"),
+        ("train.precision", "fp16", "train.precision: .*'auto', 'bf16' or 'fp32'.*'fp16' arrived"),
+        ("train.keep_last", 1, "train.keep_last: .*greater than or equal to 2"),
+        ("tasks.topic.kind", "regresion", "tasks.topic.kind: .*'regression'"),
+        ("tasks.topic.label_smoothing", 1.0, "tasks.topic.label_smoothing: .*less than 1"),
+        ("tasks.topic.labels", ["a"], "tasks.topic.labels: .*at least 2"),
+        ("tasks.topic.labels", ["a", "a"], "tasks.topic: labels: a name stands twice"),
+        ("tasks.topic.separator", ",", "tasks.topic: separator is for kind 'multilabel'"),
+        ("tasks.to pic.column", "x", "tasks.to pic: a task's name is a letter followed by"),
+        ("plan.phases", [{"epochs": 1}], "plan: recipe and phases are both given"),
+        ("data.train", 5, "data.train: a file, a list of files, or rows are needed, int arrived"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[data", "run.toml: not valid TOML"),
+        ("[data]\ntrain = 'a'\ntrain = 'b'", "not valid TOML"),
+        ("[tasks.a]", "data: is missing"),
+        ("[data]\ntrain = 'a.csv'\n[tasks]", "tasks: none. Add one"),
+        ("[data]\ntrain = 'a.csv'", "tasks: is missing"),
+        ("data = 3\n[tasks.a]", "data: "),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(ConfigError, match="nothing.toml: cannot be read .* frostline init DATA"):
+        Config.load(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train.seed=3", "train.seed", 3),
+        ("plan.head_lr=1e-4", "plan.head_lr", 1e-4),
+        ("plan.recipe=heads", "plan.recipe", "heads"),
+        ('plan.frozen_heads=["a"]', "plan.frozen_heads", ["a"]),
+        ("model.backbone=a=b", "model.backbone", "a=b"),
+        ("plan.top_layers = all", "plan.top_layers", "all"),
+    ],
+)
+def test_changes_of_the_command_line_are_toml_or_words(text, key, value):
+    assert parse_change(text) == (key, value)
+
+
+def test_a_change_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="--set train.seed: key=value is needed"):
+        parse_change("train.seed")
+
+
+def test_a_number_picks_an_item_of_a_list(tmp_path):
+    text = "[data]\ntrain='a.csv'\n[tasks.a]\n[[plan.phases]]\nepochs=1\n"
+    assert load(tmp_path, text, **{"plan.phases.0.epochs": 7}).plan.phases[0].epochs == 7
+    with pytest.raises(ConfigError, match="'3' is no table"):
+        load(tmp_path, text, **{"plan.phases.3.epochs": 7})
+    with pytest.raises(ConfigError, match="'seed' is no table|'x' is no"):
+        load(tmp_path, text, **{"train.seed": 1, "train.seed.x": 1})
+
+
+def test_a_recipe_of_the_command_line_replaces_written_phases(tmp_path):
+    text = "[data]\ntrain='a.csv'\n[tasks.a]\n[[plan.phases]]\nepochs=1\n"
+    config = load(tmp_path, text, plan__recipe="heads")
+    assert config.plan.recipe == "heads"
+    assert config.plan.phases == ()
+
+
+def test_with_changes_a_copy(tmp_path):
+    config = load(tmp_path)
+    other = config.with_({"train.seed": 5})
+    assert (config.train.seed, other.train.seed) == (0, 5)
+
+
+def test_rows_in_memory_are_data_too():
+    rows = [{"text": "a", "topic": "b"}]
+    config = Config.build({"data": {"train": rows}, "tasks": {"topic": {}}})
+    assert config.data.train[0].rows == rows
+    assert config.with_({"train.seed": 1}).data.train[0].rows == rows
+
+
+def test_every_setting_says_what_it_is():
+    from frostline.data.dataset import DataSettings
+    from frostline.data.labels import TaskSettings
+    from frostline.model.domains import ModelSettings
+    from frostline.plan.phase import Phase, PlanSettings
+    from frostline.training.settings import TrainSettings
+
+    for settings in (DataSettings, TaskSettings, ModelSettings, Phase, PlanSettings, TrainSettings):
+        for name, field in settings.model_fields.items():
+            assert field.description, f"{settings.__name__}.{name}"

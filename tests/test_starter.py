@@ -1,0 +1,69 @@
+"""A starter file from a look at the data is one that trains."""
+
+import json
+
+import pytest
+
+import frostline as fl
+from frostline.config import Config
+from frostline.errors import DataError
+from frostline.starter import build_starter
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_folder_of_splits_gives_a_file_that_trains(toy, tiny, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(build_starter(toy))
+    config = Config.load(
+        file, changes={"model.backbone": str(tiny), "plan.recipe": "features", "model.max_length": 32}
+    )
+    assert set(config.tasks) == {"topic", "mood", "stars"}
+    assert config.data.text == "text"
+    assert config.data.test is not None
+    assert fl.train(config, output=tmp_path / "run").report["test"]["score"] > 0.5
+
+
+def test_kinds_are_guessed_from_the_cells(tmp_path):
+    rows = [
+        {
+            "id": str(i), "review": f"a long text with the number {i}", "stars": i % 5, "score": i / 7,
+            "tags": ["a"], "author": f"p{i % 9}", "my label": "yes" if i % 2 else "no", "empty": None,
+        }
+        for i in range(100)
+    ]  # fmt: skip
+    text = build_starter(write(tmp_path / "reviews.jsonl", rows))
+    (tmp_path / "run.toml").write_text(text)
+    config = Config.load(tmp_path / "run.toml")
+    assert config.data.text == "review"
+    assert config.data.group == "author"
+    assert {name: task.kind for name, task in config.tasks.items()} == {
+        "stars": "classification", "score": "regression", "tags": "multilabel", "my_label": "classification",
+    }  # fmt: skip
+    assert config.tasks["my_label"].column == "my label"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a b"}], "no column looks like labels"),
+        ([{"n": 1}, {"n": 2}], "no column of texts"),
+    ],
+)
+def test_data_that_gives_no_starter_is_refused(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        build_starter(write(tmp_path / "d.jsonl", rows))
+
+
+def test_missing_and_empty_inputs_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        build_starter(tmp_path / "d.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="holds no train file"):
+        build_starter(tmp_path / "folder")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match="no rows"):
+        build_starter(tmp_path / "empty.jsonl")
