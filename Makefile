@@ -9,7 +9,8 @@ export TOKENIZERS_PARALLELISM := true
 .PHONY: demo test check format bench clean
 
 demo: .venv/.demo
-	$(BIN)/python examples/demo.py
+	$(BIN)/frostline train examples/demo.toml --overwrite
+	$(BIN)/python examples/predict.py runs/demo
 
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

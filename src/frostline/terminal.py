@@ -16,7 +16,7 @@ from rich.table import Table
 from frostline.dry_run import DryRun
 from frostline.model.bundle import BundleFile
 from frostline.model.multitask import MultitaskModel
-from frostline.plan.picture import Trainability
+from frostline.plan.picture import Trainability, share
 
 
 def build_console() -> Console:
@@ -40,7 +40,7 @@ def plan_table(table: Trainability) -> Table:
         ]
         shown.add_row(escape(name), *cells, f"{count:>12,}")
     total = sum(table.num_parameters)
-    learns = [f"{table.num_trained(i) / total:.1%}" for i in range(len(table.phases))]
+    learns = [share(table.num_trained(i), total) for i in range(len(table.phases))]
     shown.add_row("[bold]learns[/bold]", *learns, f"{total:>12,}")
     return shown
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from frostline.data.labels import Task, TaskSettings, encode_labels, label_column, resolve_task
-from frostline.data.splits import hold_out, leaks
+from frostline.data.splits import hold_out, leaks, sample
 from frostline.data.table import Column, Source, Table, read_group, read_table, read_text
 from frostline.errors import ConfigError
 from frostline.settings import Settings
@@ -56,6 +56,8 @@ class DataSettings(Settings):
     """Column whose equal values must not be on both sides of a split (a document, an author)."""
     validation_fraction: float = Field(default=0.1, gt=0, le=0.5)
     """Share to hold out when validation is left out."""
+    max_train_samples: int | None = Field(default=None, ge=1)
+    """Most training rows, drawn at random by the seed; left out: all. For a quick trial of a plan."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, se
     columns = text_columns(settings) + [label_column(name, task) for name, task in tasks.items()]
     whole = read_table(settings.train, columns)
     resolved = tuple(resolve_task(name, task, whole) for name, task in tasks.items())
+    if settings.max_train_samples is not None:
+        whole = whole.take(sample(len(whole), most=settings.max_train_samples, seed=seed))
     splits = {"train": whole}
     held = [c if c.is_required else replace(c, may_be_absent=True) for c in columns]
     if settings.validation is not None:

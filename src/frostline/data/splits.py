@@ -56,6 +56,11 @@ def hold_out(
     return np.sort(train), np.sort(held)
 
 
+def sample(num_rows: int, *, most: int, seed: int) -> IntN:
+    """At most `most` of the rows 0 … `num_rows` − 1, drawn at random, sorted."""
+    return np.sort(np.random.default_rng(seed).permutation(num_rows)[:most])
+
+
 def _group_ids(table: Table, column: str) -> IntN:
     """A number for each row, equal where the column is equal; a missing group is a group of its own."""
     encoded = table.columns[column].combine_chunks().dictionary_encode().indices

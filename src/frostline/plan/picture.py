@@ -40,6 +40,11 @@ class Trainability:
         )
 
 
+def share(part: int, whole: int) -> str:
+    """A part in per cent; a small one is not shown as none."""
+    return f"{part / whole:.1%}" if part == 0 or part / whole >= 0.001 else "<0.1%"
+
+
 def build_trainability(model: MultitaskModel, phases: Sequence[Phase]) -> Trainability:
     """The table of a plan on a model."""
     owners: dict[int | str | None, int] = {}
@@ -105,11 +110,11 @@ def draw_trainability(table: Trainability) -> Any:
                 )
     total = sum(table.num_parameters)
     for y, count in enumerate(table.num_parameters):
-        axes.text(num_phases + 0.08, y + 0.5, f"{count:,}  ({count / total:.1%})", va="center", fontsize=8)
+        axes.text(num_phases + 0.08, y + 0.5, f"{count:,}  ({share(count, total)})", va="center", fontsize=8)
     axes.set_xlim(0, num_phases + 1.25)
     axes.set_ylim(num_rows, 0)
     axes.set_yticks([y + 0.5 for y in range(num_rows)], table.rows, fontsize=9)
-    ticks = [f"{name}\n{table.num_trained(x) / total:.1%} learns" for x, name in enumerate(table.phases)]
+    ticks = [f"{name}\n{share(table.num_trained(x), total)} learns" for x, name in enumerate(table.phases)]
     axes.set_xticks([x + 0.5 for x in range(num_phases)], ticks, fontsize=9)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()

@@ -75,21 +75,22 @@ def score_task(task: Task, logits_NC: np.ndarray[Any, Any], labels: LabelsN) -> 
     """
     known = is_labelled(labels)
     truth, predicted = labels[known], probabilities(task, logits_NC[known])
-    scores: dict[str, Any] = {"num_labelled": int(known.sum())}
+    scores: dict[str, Any] = {}
     if task.kind == "regression":
         error = predicted.astype(np.float64) - truth
         scores["mae"] = float(np.abs(error).mean())
         scores["rmse"] = float(np.sqrt((error**2).mean()))
         scores["pearson"] = _pearson(predicted, truth)
-        return scores
+        return scores | {"num_labelled": int(known.sum())}
     if task.kind == "classification":
         chosen = predicted.argmax(axis=1)
     else:
         truth, chosen = truth.astype(np.int64), (predicted >= 0.5).astype(np.int64)
-        scores["micro_f1"] = float(f1_score(truth, chosen, average="micro", zero_division=0))
     scores["macro_f1"] = float(f1_score(truth, chosen, average="macro", zero_division=0))
+    if task.kind == "multilabel":
+        scores["micro_f1"] = float(f1_score(truth, chosen, average="micro", zero_division=0))
     scores["accuracy"] = float(accuracy_score(truth, chosen))
-    return scores
+    return scores | {"num_labelled": int(known.sum())}
 
 
 def _pearson(predicted: LabelsN, truth: LabelsN) -> float:
