@@ -76,9 +76,9 @@ def test_plan_shows_what_will_learn_and_trains_nothing(cli, file, tmp_path):
     assert (tmp_path / "run.plan.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = cli("plan", file, "--json", "--picture", tmp_path / "p.png", "--set", "plan.recipe=full")
     found = json.loads(out)
-    (phase,) = found["phases"]
-    assert phase["rates"]["embeddings"] == pytest.approx(1e-4 * 0.9**4)
-    assert phase["parameters_trained"] == sum(found["parameters"].values())
+    (phase,), (column,) = found["phases"], found["columns"]
+    assert column["rates"]["embeddings"] == pytest.approx(1e-4 * 0.9**4)
+    assert column["parameters_trained"] == sum(found["parameters"].values())
     assert phase["estimated_seconds"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"run.toml", "run.plan.png", "p.png"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.config import Config
+from frostline.plan.phase import Phase
 from frostline.plan.picture import Trainability, build_trainability, draw_trainability, save_figure
 from frostline.run import prepare
 from frostline.training.estimate import estimate_seconds
@@ -17,6 +18,7 @@ class DryRun:
     """What `frostline plan` says.
 
     Attributes:
+        phases: of the plan.
         table: stages and heads by phases.
         seconds: estimate for each phase, saving and testing apart.
         warnings: a sentence each.
@@ -24,6 +26,7 @@ class DryRun:
         device: where it will run.
     """
 
+    phases: tuple[Phase, ...]
     table: Trainability
     seconds: tuple[float, ...]
     warnings: tuple[str, ...]
@@ -33,17 +36,21 @@ class DryRun:
     def content(self) -> dict[str, Any]:
         """The same as JSON."""
         table = self.table
-        phases = [
+        columns = [
             {
                 "name": name,
                 "parameters_trained": table.num_trained(i),
-                "estimated_seconds": round(self.seconds[i], 1),
                 "rates": {row: rates[i] for row, rates in zip(table.rows, table.rates, strict=True)},
             }
-            for i, name in enumerate(table.phases)
+            for i, name in enumerate(table.columns)
+        ]
+        phases = [
+            {"name": phase.name, "estimated_seconds": round(seconds, 1)}
+            for phase, seconds in zip(self.phases, self.seconds, strict=True)
         ]
         return {
             "phases": phases,
+            "columns": columns,
             "parameters": dict(zip(table.rows, table.num_parameters, strict=True)),
             "warnings": list(self.warnings),
             "precision": self.precision,
@@ -75,4 +82,6 @@ def dry_run(config: Config, *, picture: Path) -> DryRun:
     )
     table = build_trainability(prepared.model, prepared.phases)
     save_figure(draw_trainability(table), picture)
-    return DryRun(table, seconds, prepared.warnings, prepared.precision.format, str(prepared.device))
+    return DryRun(
+        prepared.phases, table, seconds, prepared.warnings, prepared.precision.format, str(prepared.device)
+    )

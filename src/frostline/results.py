@@ -98,7 +98,8 @@ def write_results(trained: Trained, folder: Path, report: dict[str, Any]) -> Non
     about = _describe(trained, scores=report["test"] or report["validation"])
     card = build_card(tuple(model.tasks.values()), about, split="test" if report["test"] else "validation")
     save_bundle(model, folder / "model", about=about, card=card)
-    trainability = build_trainability(model, trained.phases)
+    reached = [phase["frozen_depths"] for phase in report["phases"]]
+    trainability = build_trainability(model, trained.phases, reached=reached)
     save_figure(draw_trainability(trainability), folder / "trainability.png")
     save_figure(draw_curves(list(read_events(folder / "events.jsonl"))), folder / "curves.png")
     write_json(folder / "report.json", report)

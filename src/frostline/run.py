@@ -18,19 +18,20 @@ from frostline.atomic import remove_leftovers, write_text
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
-from frostline.data.labels import encode_labels
+from frostline.data.labels import encode_labels, is_labelled
 from frostline.errors import Interrupted, RunError
 from frostline.folder import check_free, clear, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.device import Precision, choose_device, choose_precision
 from frostline.model.multitask import MultitaskModel
-from frostline.plan.phase import Phase, PlanSettings, check_plan, plan_warnings
+from frostline.plan.checks import check_plan, plan_warnings
+from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.picture import build_trainability
 from frostline.plan.recipes import resolve_phases
 from frostline.results import Trained, build_report, score_test, write_results
 from frostline.training.activations import Activations
-from frostline.training.checkpoint import load_newest
+from frostline.training.commits import Commits
 from frostline.training.journal import Event, Journal
 from frostline.training.loop import Trainer
 
@@ -82,11 +83,12 @@ def prepare(config: Config) -> Prepared:
     phases = resolve_phases(config.plan, tasks=config.tasks)
     tables = load_tables(config.data, config.tasks, seed=config.train.seed)
     backbone = load_backbone(config.model)
-    check_plan(phases, tasks=config.tasks, num_layers=backbone.num_layers)
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device=device, width=backbone.width)
     model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout).to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
+    scored = {name for name, labels in splits["validation"].labels.items() if is_labelled(labels).any()}
+    check_plan(phases, tasks=config.tasks, num_layers=backbone.num_layers, scored=scored)
     cut = int((splits["train"].tokens.length_N >= backbone.max_length).sum())
     lengths = f"{cut} of {len(splits['train'])} training texts are cut at {backbone.max_length} tokens."
     warnings = (
@@ -174,6 +176,10 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
     remove_leftovers(folder, "*")
     model, device = prepared.model, prepared.device
     with Journal(folder / "events.jsonl", show=show) as journal:
+        commits = Commits(
+            folder / "checkpoints", settings=prepared.config.train, fingerprint=_fingerprint(prepared)
+        )
+        state, moments, damaged = commits.load(model, journal, device=device)
         trainer = Trainer(
             model,
             prepared.splits,
@@ -181,11 +187,12 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             prepared.config.train,
             activations=Activations(model.backbone, precision=prepared.precision, device=device),
             journal=journal,
-            checkpoints=folder / "checkpoints",
-            fingerprint=_fingerprint(prepared),
+            commits=commits,
+            state=state,
+            moments=moments,
             started=started,
         )
-        notes = [*prepared.warnings, *_restore_newest(trainer, folder / "checkpoints")]
+        notes = [*prepared.warnings, *damaged]
         _announce(prepared, trainer, notes)
         with _stopping(trainer):
             trainer.run()
@@ -199,16 +206,6 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         write_results(trained, folder, report)
         journal.show({"event": "done", "folder": str(folder), "report": report})
     return Run(folder, report)
-
-
-def _restore_newest(trainer: Trainer, checkpoints: Path) -> list[str]:
-    """Puts the run where its newest trustworthy checkpoint was taken; a sentence for each damaged one."""
-    checkpoint, damaged = load_newest(checkpoints)
-    if checkpoint:
-        trainer.restore(checkpoint)
-    else:
-        trainer.journal.cut(0)
-    return [f"{sentence} Going on from the one before." for sentence in damaged]
 
 
 def _announce(prepared: Prepared, trainer: Trainer, notes: list[str]) -> None:

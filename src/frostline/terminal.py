@@ -27,7 +27,7 @@ def build_console() -> Console:
 def plan_table(table: Trainability) -> Table:
     """Stages and heads by phases: the rate of what learns, a dash for what is frozen."""
     shown = Table(
-        "stage", *(escape(name) for name in table.phases), "parameters", box=None, header_style="bold"
+        "stage", *(escape(name) for name in table.columns), "parameters", box=None, header_style="bold"
     )
     for name, count, rates in zip(table.rows, table.num_parameters, table.rates, strict=True):
         cells = [
@@ -40,7 +40,7 @@ def plan_table(table: Trainability) -> Table:
         ]
         shown.add_row(escape(name), *cells, f"{count:>12,}")
     total = sum(table.num_parameters)
-    learns = [share(table.num_trained(i), total) for i in range(len(table.phases))]
+    learns = [share(table.num_trained(i), total) for i in range(len(table.columns))]
     shown.add_row("[bold]learns[/bold]", *learns, f"{total:>12,}")
     return shown
 
@@ -63,8 +63,9 @@ def show_dry_run(console: Console, found: DryRun, *, picture: Path) -> None:
     for sentence in found.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
     console.print(plan_table(found.table))
-    for name, seconds in zip(found.table.phases, found.seconds, strict=True):
-        console.print(f"phase {escape(name)}: about {seconds:.0f} s")
+    for phase, seconds in zip(found.phases, found.seconds, strict=True):
+        most = "at most " if phase.until else ""
+        console.print(f"phase {escape(phase.name)}: {most}about {seconds:.0f} s")
     console.print(
         f"in all about {sum(found.seconds) / 60:.1f} min in {found.precision} on {found.device}, saving and "
         f"testing apart. Picture: {escape(str(picture))}"
@@ -144,6 +145,9 @@ class Watcher:
             f"[bold]phase {escape(event['phase'])}[/bold] ({event['frozen_depth']} stages frozen)"
         )
 
+    def _on_thaw(self, event: Mapping[str, Any]) -> None:
+        self.console.print(f"  plateau: the frost line moves down ({event['frozen_depth']} stages frozen)")
+
     def _on_embedding(self, event: Mapping[str, Any]) -> None:
         self.progress(f"embedding {event['split']} texts", event["done"], event["total"])
 
@@ -159,7 +163,7 @@ class Watcher:
             f"{escape(name)} {values.get('macro_f1', values.get('pearson')):.3f}"
             for name, values in event["tasks"].items()
         )
-        epoch = f"epoch {event['epoch']}" if event["epoch"] else "solved"
+        epoch = f"epoch {event['epoch']:g}" if event["epoch"] else "solved"
         self.console.print(f"  {epoch}: validation {event['score']:.3f} ({scores})")
 
     def _on_phase_end(self, event: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ def model(backbone):
 
 def learns(model, phase):
     """What must learn, said independently of the code: owners by name."""
-    stages = range(phase.frozen_depth(3), 4)
+    stages = range(phase.depths(3)[0], 4)
     return {f"stage {s}" for s in stages} | {t.name for t in TASKS if t.name not in phase.frozen_heads}
 
 
@@ -43,7 +43,7 @@ def owner(model, name):
 def test_a_step_moves_every_learning_tensor_and_no_frozen_byte(model, phase):
     for task in TASKS:
         torch.nn.init.normal_(model.head(task.name).linear.weight)
-    frost = freeze_to(model, phase)
+    frost = freeze_to(model, phase, depth=phase.depths(3)[0])
     before = {name: tensor_hash(p) for name, p in model.named_parameters()}
     optimizer = build_optimizer(model, build_groups(model, phase))
     batch = pad(
@@ -61,7 +61,7 @@ def test_a_step_moves_every_learning_tensor_and_no_frozen_byte(model, phase):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_train_never_wakes_the_dropout_of_what_is_frozen(model, phase):
-    freeze_to(model, phase)
+    freeze_to(model, phase, depth=phase.depths(3)[0])
     model.eval()
     model.train()
     awake = {
@@ -75,14 +75,14 @@ def test_train_never_wakes_the_dropout_of_what_is_frozen(model, phase):
 
 
 def test_a_frozen_prefix_gives_the_same_states_twice_in_training_mode(model):
-    freeze_to(model, Phase(top_layers=1))
+    freeze_to(model, Phase(top_layers=1), depth=Phase(top_layers=1).depths(3)[0])
     batch = pad(tokenize(model.backbone.tokenizer, ["the goal was great"], max_length=9), [0], pad_id=0)
     assert torch.equal(model.backbone.prefix(batch, depth=3), model.backbone.prefix(batch, depth=3))
     assert not torch.equal(model.backbone(batch), model.backbone(batch))
 
 
 def test_a_moved_frozen_byte_is_found(model):
-    frost = freeze_to(model, Phase(top_layers=1))
+    frost = freeze_to(model, Phase(top_layers=1), depth=Phase(top_layers=1).depths(3)[0])
     with torch.no_grad():
         next(p for p in model.parameters() if not p.requires_grad).view(-1)[0] += 1e-7
     with pytest.raises(FreezeError, match=r"1 frozen tensors moved: .*word_embeddings"):
@@ -90,21 +90,21 @@ def test_a_moved_frozen_byte_is_found(model):
 
 
 def test_a_frozen_tensor_that_is_gone_is_found(model):
-    freeze_to(model, Phase())
+    freeze_to(model, Phase(), depth=Phase().depths(3)[0])
     with pytest.raises(FreezeError, match="moved: ghost"):
         Frost({"ghost": "x"}).verify(model)
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_each_learning_parameter_is_in_exactly_one_group(model, phase):
-    freeze_to(model, phase)
+    freeze_to(model, phase, depth=phase.depths(3)[0])
     grouped = [name for group in build_groups(model, phase) for name in group.parameters]
     assert sorted(grouped) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
 
 
 def test_groups_name_their_stage_and_decay_no_bias_or_norm(model):
     phase = Phase(top_layers=2, backbone_lr=1e-4, head_lr=1e-3, layer_decay=0.5, weight_decay=0.01)
-    freeze_to(model, phase)
+    freeze_to(model, phase, depth=phase.depths(3)[0])
     groups = {group.name: group for group in build_groups(model, phase)}
     assert next(iter(groups)) == "layer 2"
     assert groups["layer 3"].lr == 5e-5
@@ -128,13 +128,13 @@ def test_the_rate_of_a_stage_does_not_depend_on_what_is_frozen():
 
 
 def test_moments_survive_for_what_goes_on_learning(model):
-    freeze_to(model, Phase(top_layers=1))
+    freeze_to(model, Phase(top_layers=1), depth=Phase(top_layers=1).depths(3)[0])
     first = build_optimizer(model, build_groups(model, Phase(top_layers=1)))
     for group in first.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
     first.step()
-    freeze_to(model, Phase(top_layers=2))
+    freeze_to(model, Phase(top_layers=2), depth=Phase(top_layers=2).depths(3)[0])
     second = build_optimizer(model, build_groups(model, Phase(top_layers=2)), keep=first)
     kept = {name for name, p in model.named_parameters() if p in second.state}
     assert {owner(model, name) for name in kept} == {"stage 3", "topic", "mood"}

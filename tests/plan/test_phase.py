@@ -1,17 +1,18 @@
 import pytest
 
 from frostline.errors import ConfigError
-from frostline.plan.phase import Phase, PlanSettings, check_plan, plan_warnings
+from frostline.plan.checks import check_plan, plan_warnings
+from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import recipes, resolve_phases
 
 TASKS = ("topic", "mood")
 
 
 def test_frozen_depth_counts_stages_from_below():
-    assert Phase(top_layers=0).frozen_depth(6) == 7
-    assert Phase(top_layers=2).frozen_depth(6) == 5
-    assert Phase(top_layers=6).frozen_depth(6) == 1
-    assert Phase(top_layers="all").frozen_depth(6) == 0
+    assert Phase(top_layers=0).depths(6)[0] == 7
+    assert Phase(top_layers=2).depths(6)[0] == 5
+    assert Phase(top_layers=6).depths(6)[0] == 1
+    assert Phase(top_layers="all").depths(6)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,12 @@ def test_a_phase_out_of_range_is_refused(settings, message):
 )
 def test_a_plan_that_does_not_fit_is_refused_by_key(phase, message):
     with pytest.raises(ConfigError, match=message):
-        check_plan([Phase(**phase)], tasks=TASKS, num_layers=6)
+        check_plan([Phase(**phase)], tasks=TASKS, num_layers=6, scored=TASKS)
 
 
 def test_a_plan_without_phases_is_refused():
     with pytest.raises(ConfigError, match="plan: no phases"):
-        check_plan([], tasks=TASKS, num_layers=6)
+        check_plan([], tasks=TASKS, num_layers=6, scored=TASKS)
 
 
 def test_a_frozen_head_over_a_learning_backbone_is_said():
@@ -66,13 +67,13 @@ def test_the_recipes_are_ordered_by_cost_and_fit_any_backbone():
     for name, recipe in recipes().items():
         head = ("mood",) if recipe.needs_frozen_head else None
         phases = resolve_phases(PlanSettings(recipe=name, frozen_heads=head), tasks=TASKS)
-        check_plan(phases, tasks=TASKS, num_layers=2)
+        check_plan(phases, tasks=TASKS, num_layers=2, scored=TASKS)
 
 
 def test_the_recipes_freeze_what_they_say():
     def lines(name, **changes):
         phases = resolve_phases(PlanSettings(recipe=name, **changes), tasks=TASKS)
-        return [(p.solver, p.frozen_depth(6), p.frozen_heads) for p in phases]
+        return [(p.solver, p.depths(6)[0], p.frozen_heads) for p in phases]
 
     assert lines("features") == [("probe", 7, ())]
     assert lines("heads") == [("adamw", 7, ())]

@@ -37,15 +37,20 @@ class Frost:
             )
 
 
-def freeze_to(model: MultitaskModel, phase: Phase) -> Frost:
-    """Sets what learns and what is frozen for a phase, and takes the hashes to prove it later.
+def freeze_to(model: MultitaskModel, phase: Phase, *, depth: int) -> Frost:
+    """Sets what learns and what is frozen in a phase, and takes the hashes to prove it later.
 
     Changes `requires_grad`, gradients and modes of the model, no weight.
+
+    Args:
+        model: changed.
+        phase: says which heads are frozen.
+        depth: one of the phase's frozen depths.
 
     Raises:
         FreezeError: nothing would learn.
     """
-    model.frozen_depth = phase.frozen_depth(model.backbone.num_layers)
+    model.frozen_depth = depth
     model.frozen_heads = frozenset(phase.frozen_heads)
     learning = 0
     for name, parameter in model.named_parameters():

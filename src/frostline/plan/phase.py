@@ -1,18 +1,66 @@
 """The plan as data: phases, and the checks that need no model.
 
-A phase is a stretch of training with one frozen depth, one set of frozen heads and one set of rates. Knows
-nothing of models; what depends on their size (`frozen_depth`) is asked with the number of layers.
+A phase is a stretch of training with one set of frozen heads and one set of rates, at one frozen depth or,
+where it thaws, at several in turn. Knows nothing of models; what depends on their size is asked with the
+number of layers L.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from frostline.errors import ConfigError, did_you_mean, listing
 from frostline.settings import Settings
+
+TopLayers = int | Literal["all"]
+
+
+class Until(Settings):
+    """When a phase, or a depth of one that thaws, has learned what it can: the plateau."""
+
+    patience: int = Field(default=2, ge=1)
+    """Evaluations without an improvement that make a plateau."""
+    min_delta: float = Field(default=0.002, ge=0)
+    """What counts as an improvement: more than this above the best so far."""
+    monitor: str | dict[str, float] = "mean"
+    """mean (of the tasks' main scores) | a task | { task = weight } | all (tasks flat) | any (task flat)."""
+
+
+class Thaw(Settings):
+    """How the frost line moves down at each plateau."""
+
+    layers: int = Field(default=1, ge=1)
+    """Layers that wake at each plateau, from the top downward."""
+    to: TopLayers = "all"
+    """Where the line ends: how many top layers learn at last; "all" includes the embeddings."""
+
+
+class Band(Settings):
+    """A rate for some layers, counted from 0 at the bottom."""
+
+    layers: str
+    """A half-open range such as "0:8", "8:" or, in shares of the depth, "0%:67%"."""
+    lr: float = Field(gt=0)
+    """Rate of these layers; embeddings take that of layer 0."""
+
+    @field_validator("layers")
+    @classmethod
+    def _check_range(cls, layers: str) -> str:
+        if not re.fullmatch(r"(\d+%?)?:(\d+%?)?", layers):
+            raise ValueError(f"a range such as '0:8' or '0%:50%' is needed, '{layers}' arrived")
+        return layers
+
+    def members(self, num_layers: int) -> range:
+        """Layers of the band, from 0 to L − 1; may reach beyond the last."""
+        first, _, last = self.layers.partition(":")
+        return range(_layer(first or "0", num_layers), _layer(last or "100%", num_layers))
+
+
+def _layer(bound: str, num_layers: int) -> int:
+    return round(int(bound[:-1]) / 100 * num_layers) if bound.endswith("%") else int(bound)
 
 
 class Phase(Settings):
@@ -20,7 +68,7 @@ class Phase(Settings):
 
     name: str = Field(default="phase", min_length=1)
     """What reports call it."""
-    top_layers: int | Literal["all"] = 0
+    top_layers: TopLayers = 0
     """How many layers, from the top, learn; "all" includes the embeddings."""
     frozen_heads: tuple[str, ...] = ()
     """Tasks whose head does not learn, and whose loss is not trained on."""
@@ -32,12 +80,22 @@ class Phase(Settings):
     """Rate of the heads."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer learns at this times the rate of the one above it; 1: all alike."""
+    layer_lrs: tuple[Band, ...] = ()
+    """Rates of bands of layers by hand, instead of `backbone_lr` and `layer_decay`."""
+    head_lrs: dict[str, float] = Field(default_factory=dict)
+    """Rates of single heads, by task, instead of `head_lr`."""
     epochs: int = Field(default=1, ge=1)
-    """Passes over the training texts."""
+    """Passes over the training texts; with `until`, at most."""
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    """How often the validation split is scored in an epoch, at equal distances."""
+    until: Until | None = None
+    """Ends the phase at a plateau of the validation score, or moves the frost line where `thaw` says how."""
+    thaw: Thaw | None = None
+    """Moves the frost line down at each plateau; the phase ends when it has arrived and the score is flat."""
     warmup_steps: float = Field(default=0.1, ge=0)
-    """Steps in which the rates rise from 0; below 1 it is a share of the phase."""
+    """Steps in which the rates rise from 0; below 1 it is a share of the phase. What wakes has its own."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rates fall after warm-up: to 0, or not at all."""
+    """How the rates fall after warm-up: to 0 at the end of `epochs`, or not at all."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's decay; biases and norms have none."""
 
@@ -47,27 +105,57 @@ class Phase(Settings):
             raise ValueError('top_layers: a number of layers from 0, or "all"')
         if self.solver == "probe" and self.top_layers != 0:
             raise ValueError('solver = "probe" needs the whole backbone frozen: top_layers = 0')
+        if self.solver == "probe" and (self.until or self.thaw):
+            raise ValueError('solver = "probe" has no epochs, so it can have neither until nor thaw')
+        defaults = {name: type(self).model_fields[name].default for name in ("backbone_lr", "layer_decay")}
+        if self.layer_lrs and any(getattr(self, name) != default for name, default in defaults.items()):
+            raise ValueError("layer_lrs gives every layer its rate; drop backbone_lr and layer_decay")
+        if any(rate <= 0 for rate in self.head_lrs.values()):
+            raise ValueError("head_lrs: a rate must be above 0")
+        self._check_thaw()
         return self
 
-    def frozen_depth(self, num_layers: int) -> int:
-        """How many leading stages are frozen: 0 … L + 1."""
-        return 0 if self.top_layers == "all" else num_layers + 1 - self.top_layers
+    def _check_thaw(self) -> None:
+        if self.thaw is None:
+            return
+        if self.until is None:
+            raise ValueError("thaw moves the line at a plateau; say with until what that is")
+        if self.top_layers == "all":
+            raise ValueError('thaw: nothing is left to wake, top_layers is "all" from the start')
+        if self.thaw.to != "all" and self.thaw.to <= self.top_layers:
+            raise ValueError(
+                f"thaw.to: {self.thaw.to} layers are no more than the {self.top_layers} of the start"
+            )
+
+    def depths(self, num_layers: int) -> tuple[int, ...]:
+        """Frozen depths of the phase in turn: how many leading stages are frozen, 0 … L + 1."""
+        start = _depth(self.top_layers, num_layers)
+        if self.thaw is None:
+            return (start,)
+        end = _depth(self.thaw.to, num_layers)
+        last_layer = max(end, 1)  # the embeddings wake in a move of their own
+        steps = range(start, last_layer, -self.thaw.layers)
+        return tuple(dict.fromkeys([*steps, last_layer, end]))
 
     def learning_heads(self, tasks: Collection[str]) -> tuple[str, ...]:
         """Tasks whose head learns, in order."""
         return tuple(name for name in tasks if name not in self.frozen_heads)
 
 
+def _depth(top_layers: TopLayers, num_layers: int) -> int:
+    return 0 if top_layers == "all" else num_layers + 1 - top_layers
+
+
 class PlanSettings(Settings):
     """A recipe's name, with what to change in it; or phases written out."""
 
     recipe: str | None = None
-    """features | heads | one-head | top-layers | full (see `frostline recipes`)."""
+    """A named plan (see `frostline recipes`)."""
     phases: tuple[Phase, ...] = ()
     """The phases, instead of a recipe."""
     frozen_heads: tuple[str, ...] | None = None
     """With a recipe: heads frozen once they are trained."""
-    top_layers: int | Literal["all"] | None = None
+    top_layers: TopLayers | None = None
     """With a recipe: layers that learn in its last phase."""
     epochs: int | None = Field(default=None, ge=1)
     """With a recipe: epochs of its last phase."""
@@ -88,36 +176,3 @@ class PlanSettings(Settings):
         """The keys that change the recipe's last phase."""
         keys = ("frozen_heads", "top_layers", "epochs", "backbone_lr", "head_lr")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
-
-
-def check_plan(phases: Sequence[Phase], *, tasks: Collection[str], num_layers: int) -> None:
-    """Raises ConfigError where a plan does not fit the tasks and the backbone, naming phase and key."""
-    if not phases:
-        raise ConfigError("plan: no phases. Name a recipe, or write [[plan.phases]].")
-    for index, phase in enumerate(phases):
-        where = f"plan.phases[{index}]"
-        for name in phase.frozen_heads:
-            if name not in tasks:
-                raise ConfigError(
-                    f"{where}.frozen_heads: '{name}' is not a task ({listing(tasks)})."
-                    + did_you_mean(name, tasks)
-                )
-        if isinstance(phase.top_layers, int) and phase.top_layers > num_layers:
-            raise ConfigError(
-                f"{where}.top_layers: {phase.top_layers} layers asked, but this backbone has {num_layers}. "
-                'Write "all" to train every layer and the embeddings.'
-            )
-        if phase.top_layers == 0 and not phase.learning_heads(tasks):
-            raise ConfigError(f"{where}: nothing trains: top_layers is 0 and every head is frozen.")
-        if not phase.learning_heads(tasks):
-            raise ConfigError(f"{where}.frozen_heads: every head is frozen, so no loss is left to train on.")
-
-
-def plan_warnings(phases: Sequence[Phase]) -> list[str]:
-    """What a plan does that its author may not expect, a sentence each."""
-    return [
-        f"phase '{phase.name}': the {listing(phase.frozen_heads)} head is frozen, but the layers under it "
-        "learn: its results will move. Compare its score before and after."
-        for phase in phases
-        if phase.frozen_heads and phase.top_layers != 0
-    ]

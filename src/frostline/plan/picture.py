@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from frostline.model.multitask import MultitaskModel
-from frostline.plan.groups import layer_decay_rates, stage_name
+from frostline.plan.groups import head_rate, stage_name, stage_rates
 from frostline.plan.phase import Phase
 
 
 @dataclass(frozen=True)
 class Trainability:
-    """Stages and heads (rows, heads first, embeddings last) by phases (columns).
+    """Stages and heads (rows, heads first, embeddings last) by phases; one that thaws has a column a depth.
 
     Attributes:
         rows: names.
         num_parameters: of each row.
-        phases: names of the columns.
-        rates: for each row, the rate in each phase; None is frozen, 0 is solved without a rate.
+        columns: names of the phases and their depths.
+        rates: for each row, the rate in each column; None is frozen, 0 is solved without a rate.
         num_unused: parameters that no embedding depends on.
     """
 
     rows: tuple[str, ...]
     num_parameters: tuple[int, ...]
-    phases: tuple[str, ...]
+    columns: tuple[str, ...]
     rates: tuple[tuple[float | None, ...], ...]
     num_unused: int = 0
 
-    def num_trained(self, phase: int) -> int:
-        """Parameters that learn in a phase."""
+    def num_trained(self, column: int) -> int:
+        """Parameters that learn in a column."""
         return sum(
-            n for n, rates in zip(self.num_parameters, self.rates, strict=True) if rates[phase] is not None
+            n for n, rates in zip(self.num_parameters, self.rates, strict=True) if rates[column] is not None
         )
 
 
@@ -45,22 +45,33 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if part == 0 or part / whole >= 0.001 else "<0.1%"
 
 
-def build_trainability(model: MultitaskModel, phases: Sequence[Phase]) -> Trainability:
-    """The table of a plan on a model."""
+def build_trainability(
+    model: MultitaskModel, phases: Sequence[Phase], *, reached: Sequence[Sequence[int]] | None = None
+) -> Trainability:
+    """The table of a plan on a model.
+
+    Args:
+        model: its stages and heads.
+        phases: of the plan.
+        reached: frozen depths that each phase came to; None: all that it may come to.
+    """
     owners: dict[int | str | None, int] = {}
     for name, parameter in model.named_parameters():
         owner = model.owner_of(name)
         owners[owner] = owners.get(owner, 0) + parameter.numel()
-    stages = list(range(model.backbone.num_layers, -1, -1))
+    num_layers = model.backbone.num_layers
+    stages = list(range(num_layers, -1, -1))
     rows: tuple[int | str, ...] = (*model.tasks, *stages)
+    depths = reached or [phase.depths(num_layers) for phase in phases]
+    columns = [(phase, depth) for phase, many in zip(phases, depths, strict=True) for depth in many]
     return Trainability(
         rows=(*(f"{name} head" for name in model.tasks), *(stage_name(stage) for stage in stages)),
         num_parameters=tuple(owners.get(owner, 0) for owner in rows),
-        phases=tuple(phase.name for phase in phases),
+        columns=tuple(_column_name(phase, depth, num_layers) for phase, depth in columns),
         rates=(
-            *(tuple(_head_rate(phase, name) for phase in phases) for name in model.tasks),
+            *(tuple(_head_rate(phase, name) for phase, _ in columns) for name in model.tasks),
             *(
-                tuple(_stage_rate(phase, stage, model.backbone.num_layers) for phase in phases)
+                tuple(_stage_rate(phase, depth, stage, num_layers) for phase, depth in columns)
                 for stage in stages
             ),
         ),
@@ -68,16 +79,20 @@ def build_trainability(model: MultitaskModel, phases: Sequence[Phase]) -> Traina
     )
 
 
+def _column_name(phase: Phase, depth: int, num_layers: int) -> str:
+    if len(phase.depths(num_layers)) == 1:
+        return phase.name
+    return f"{phase.name}: {f'top {num_layers + 1 - depth}' if depth else 'all'}"
+
+
 def _head_rate(phase: Phase, task: str) -> float | None:
     if task in phase.frozen_heads:
         return None
-    return 0.0 if phase.solver == "probe" else phase.head_lr
+    return 0.0 if phase.solver == "probe" else head_rate(phase, task)
 
 
-def _stage_rate(phase: Phase, stage: int, num_layers: int) -> float | None:
-    if stage < phase.frozen_depth(num_layers):
-        return None
-    return layer_decay_rates(phase.backbone_lr, decay=phase.layer_decay, num_layers=num_layers)[stage]
+def _stage_rate(phase: Phase, depth: int, stage: int, num_layers: int) -> float | None:
+    return None if stage < depth else stage_rates(phase, num_layers=num_layers)[stage]
 
 
 def draw_trainability(table: Trainability) -> Any:
@@ -86,8 +101,8 @@ def draw_trainability(table: Trainability) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    num_rows, num_phases = len(table.rows), len(table.phases)
-    figure = Figure(figsize=(3.6 + 1.7 * num_phases, 1.3 + 0.36 * num_rows), layout="constrained")
+    num_rows, num_columns = len(table.rows), len(table.columns)
+    figure = Figure(figsize=(3.6 + 1.7 * num_columns, 1.3 + 0.36 * num_rows), layout="constrained")
     axes = figure.add_subplot()
     rates = [rate for row in table.rates for rate in row if rate]
     norm = LogNorm(min(rates, default=1e-6) / 3, max(rates, default=1e-2) * 1.5)
@@ -110,12 +125,12 @@ def draw_trainability(table: Trainability) -> Any:
                 )
     total = sum(table.num_parameters)
     for y, count in enumerate(table.num_parameters):
-        axes.text(num_phases + 0.08, y + 0.5, f"{count:,}  ({share(count, total)})", va="center", fontsize=8)
-    axes.set_xlim(0, num_phases + 1.25)
+        axes.text(num_columns + 0.08, y + 0.5, f"{count:,}  ({share(count, total)})", va="center", fontsize=8)
+    axes.set_xlim(0, num_columns + 1.25)
     axes.set_ylim(num_rows, 0)
     axes.set_yticks([y + 0.5 for y in range(num_rows)], table.rows, fontsize=9)
-    ticks = [f"{name}\n{share(table.num_trained(x), total)} learns" for x, name in enumerate(table.phases)]
-    axes.set_xticks([x + 0.5 for x in range(num_phases)], ticks, fontsize=9)
+    ticks = [f"{name}\n{share(table.num_trained(x), total)} learns" for x, name in enumerate(table.columns)]
+    axes.set_xticks([x + 0.5 for x in range(num_columns)], ticks, fontsize=9)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)

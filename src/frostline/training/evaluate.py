@@ -99,7 +99,12 @@ def _pearson(predicted: LabelsN, truth: LabelsN) -> float:
     return float(np.corrcoef(predicted, truth)[0, 1])
 
 
+def main_scores(tasks: Mapping[str, Task], scores: Scores) -> dict[str, float]:
+    """The main score of every task that was scored."""
+    return {name: scores[name][task.main_score] for name, task in tasks.items() if name in scores}
+
+
 def mean_score(tasks: Mapping[str, Task], scores: Scores) -> float:
     """Mean of the tasks' main scores; 0 when no task was scored."""
-    main = [scores[name][task.main_score] for name, task in tasks.items() if name in scores]
-    return float(np.mean(main)) if main else 0.0
+    main = main_scores(tasks, scores)
+    return float(np.mean(list(main.values()))) if main else 0.0

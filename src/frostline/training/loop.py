@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
-import numpy as np
 import torch
 
 from frostline.data.batches import Split
@@ -20,29 +20,24 @@ from frostline.data.table import IntN
 from frostline.errors import Interrupted
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.freeze import Frost, freeze_to
-from frostline.plan.groups import build_groups, build_optimizer, schedule_factor, set_rates
+from frostline.plan.groups import build_groups, build_optimizer, set_rates
 from frostline.plan.phase import Phase
+from frostline.plan.plateau import watched_score
 from frostline.training.activations import Activations
-from frostline.training.checkpoint import (
-    Checkpoint,
-    Tensors,
-    optimizer_moments,
-    restore_moments,
-    restore_weights,
-    save_checkpoint,
-)
-from frostline.training.evaluate import evaluate, mean_score
+from frostline.training.checkpoint import Tensors, optimizer_moments, restore_moments, restore_weights
+from frostline.training.commits import Commits
+from frostline.training.evaluate import evaluate, main_scores, mean_score
 from frostline.training.journal import Journal
 from frostline.training.losses import add_gradients
 from frostline.training.probe import solve_head
-from frostline.training.settings import TrainSettings, epoch_steps
-from frostline.training.state import Best, State, check_fingerprint
+from frostline.training.settings import TrainSettings, epoch_steps, step_seed
+from frostline.training.state import Best, State
 
 _LOG_STEPS = 25
 
 
 class Trainer:
-    """Carries out a plan on a model.
+    """Carries out a plan on a model, from a state on.
 
     Attributes:
         state: where the run stands.
@@ -59,8 +54,9 @@ class Trainer:
         *,
         activations: Activations,
         journal: Journal,
-        checkpoints: Path,
-        fingerprint: dict[str, str],
+        commits: Commits,
+        state: State,
+        moments: Tensors,
         started: float,
     ) -> None:
         self.model = model
@@ -69,14 +65,13 @@ class Trainer:
         self.settings = settings
         self.activations = activations
         self.journal = journal
-        self.checkpoints = checkpoints
-        self.fingerprint = fingerprint
+        self.commits = commits
         self.started = started
-        self.state = State()
+        self.state = state
         self.stop_asked = False
         self._optimizer: torch.optim.Optimizer | None = None
-        self._moments: Tensors = {}
-        self._clock = self._saved_at = time.monotonic()
+        self._moments = moments
+        self._clock = time.monotonic()
 
     def run(self) -> None:
         """Carries out every phase that is not done.
@@ -92,22 +87,34 @@ class Trainer:
     def _run_phase(self, phase: Phase) -> None:
         """Freezes, trains, proves and commits one phase."""
         self._clock = time.monotonic()
-        frost = freeze_to(self.model, phase)
-        self.state.learned |= {name for name, p in self.model.named_parameters() if p.requires_grad}
+        frost = self._freeze(phase)
         if self.state.position.phase_step == 0:
-            self._announce(phase, frost)
+            self._announce("phase", phase, frost)
         if self.model.frozen_depth == self.model.backbone.num_stages:
             self._fill()
         if phase.solver == "probe":
             self._solve(phase)
         else:
-            self._descend(phase)
+            frost = self._descend(phase, frost)
         frost.verify(self.model)
         self._finish(phase, frost)
 
-    def _announce(self, phase: Phase, frost: Frost) -> None:
+    def _freeze(self, phase: Phase) -> Frost:
+        """Makes the model obey the phase at the depth to which the frost line has come."""
+        depths = self._depths(phase)
+        frost = freeze_to(self.model, phase, depth=depths[len(self.state.thaws)])
+        self.state.learned |= self._learning().keys()
+        return frost
+
+    def _depths(self, phase: Phase) -> tuple[int, ...]:
+        return phase.depths(self.model.backbone.num_layers)
+
+    def _learning(self) -> Tensors:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _announce(self, event: str, phase: Phase, frost: Frost) -> None:
         self.journal.write(
-            "phase",
+            event,
             step=self.state.position.step,
             phase=phase.name,
             frozen_depth=self.model.frozen_depth,
@@ -139,44 +146,85 @@ class Trainer:
         self._optimizer, self._moments = None, {}  # solved heads start their next descent afresh
         self._evaluate(phase, epoch=0)
 
-    def _descend(self, phase: Phase) -> None:
-        self._optimizer = build_optimizer(self.model, build_groups(self.model, phase), keep=self._optimizer)
+    def _descend(self, phase: Phase, frost: Frost) -> Frost:
+        """Rounds of steps, each ended by an evaluation; returns what is frozen in the end."""
+        self._regroup(phase)
+        first = sum(p.epochs for p in self.phases[: self.state.position.phase] if p.solver == "adamw")
+        train, settings = self.splits["train"], self.settings
+        total_steps = sum(len(epoch_steps(train, settings, epoch=first + i)) for i in range(phase.epochs))
+        self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
+        for number in range(self.state.position.round, phase.epochs * phase.evaluations_per_epoch):
+            for batches in self._round(phase, first, number)[self.state.position.batch :]:
+                self._set_rates(phase, self.state.position.phase_step, total_steps)
+                self._step(phase, batches)
+                self._advance(phase, total_steps)
+            self._log_losses(phase)
+            self._evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
+            self.state.position = replace(self.state.position, round=number + 1, batch=0)
+            if self._saw_plateau(phase):
+                if len(self.state.thaws) + 1 == len(self._depths(phase)):
+                    break
+                frost = self._thaw(phase, frost)
+        self._restore_best()
+        return frost
+
+    def _round(self, phase: Phase, first_epoch: int, number: int) -> list[list[IntN]]:
+        """Steps of a round: an epoch of the run, or one of the parts between its evaluations."""
+        epoch, part = divmod(number, phase.evaluations_per_epoch)
+        steps = epoch_steps(self.splits["train"], self.settings, epoch=first_epoch + epoch)
+        start, end = (len(steps) * i // phase.evaluations_per_epoch for i in (part, part + 1))
+        return steps[start:end]
+
+    def _regroup(self, phase: Phase) -> None:
+        """An optimizer for what learns now; what goes on learning keeps its moments, what woke has none."""
+        depths = self._depths(phase)
+        moves = zip(self.state.thaws, pairwise(depths), strict=False)
+        woke = {stage: step for step, (above, below) in moves for stage in range(below, above)}
+        groups = build_groups(self.model, phase, woke=woke)
+        self._optimizer = build_optimizer(self.model, groups, keep=self._optimizer)
         # At the start of a phase, what learned before and is frozen now leaves its moments behind.
         begins = self.state.position.phase_step == 0
         restore_moments(self.model, self._optimizer, self._moments, drop_others=begins)
         self._moments = {}
-        first = sum(p.epochs for p in self.phases[: self.state.position.phase] if p.solver == "adamw")
-        total_steps = sum(len(self._steps(first + epoch)) for epoch in range(phase.epochs))
-        self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
-        for epoch in range(self.state.position.epoch, phase.epochs):
-            for batches in self._steps(first + epoch)[self.state.position.batch :]:
-                self._set_rates(phase, self.state.position.phase_step, total_steps)
-                self._step(phase, batches, self._optimizer)
-                self._advance(phase, total_steps)
-            self._log_losses(phase)
-            self._evaluate(phase, epoch=epoch + 1)
-            self.state.position = replace(self.state.position, epoch=epoch + 1, batch=0)
+
+    def _thaw(self, phase: Phase, frost: Frost) -> Frost:
+        """Moves the frost line down to the next depth of the phase, best weights restored first."""
+        frost.verify(self.model)
+        self._restore_best()
+        self.state.thaws.append(self.state.position.phase_step)
+        frost = self._freeze(phase)
+        if self.state.best:  # what wakes belongs to the best weights as it was when it slept
+            waking = self._learning().items()
+            self.state.best.weights = {n: p.detach().clone() for n, p in waking} | self.state.best.weights
+        self.state.plateau.rest()
+        self._regroup(phase)
+        self._announce("thaw", phase, frost)
+        return frost
+
+    def _saw_plateau(self, phase: Phase) -> bool:
+        """Takes in the latest evaluation; says whether the phase, at this depth, has learned what it can."""
+        scores = main_scores(self.model.tasks, self.state.latest["tasks"])
+        return phase.until is not None and self.state.plateau.saw(scores, phase.until)
+
+    def _restore_best(self) -> None:
         if self.state.best and self.settings.select == "best":
             restore_weights(self.model, self.state.best.weights)
 
     def _set_rates(self, phase: Phase, step: int, total_steps: int) -> None:
         assert self._optimizer is not None, "no optimizer"
-        set_rates(self._optimizer, schedule_factor(step, phase=phase, total_steps=total_steps))
+        set_rates(self._optimizer, step, phase=phase, total_steps=total_steps)
 
-    def _steps(self, epoch: int) -> list[list[IntN]]:
-        return epoch_steps(self.splits["train"], self.settings, epoch=epoch)
-
-    def _step(self, phase: Phase, batches: list[IntN], optimizer: torch.optim.Optimizer) -> None:
+    def _step(self, phase: Phase, batches: list[IntN]) -> None:
         """One update from the summed gradients of a few batches."""
-        torch.manual_seed(_seed_of(self.settings.seed, self.state.position.step))
-        optimizer.zero_grad(set_to_none=True)
+        assert self._optimizer is not None, "no optimizer"
+        torch.manual_seed(step_seed(self.settings, step=self.state.position.step))
+        self._optimizer.zero_grad(set_to_none=True)
         heads = phase.learning_heads(self.model.tasks)
         losses = add_gradients(self.model, self.activations, self.splits["train"], batches, heads=heads)
         for name, loss in losses.items():
             self.state.losses.setdefault(name, []).append(loss)
-        learning = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(learning, self.settings.max_grad_norm)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self._learning().values(), self.settings.max_grad_norm)
+        self._optimizer.step()
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
         at = self.state.position
@@ -186,8 +234,8 @@ class Trainer:
         )
         if self.state.position.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
-        if self.stop_asked or time.monotonic() - self._saved_at > self.settings.save_seconds:
-            self.save()
+        if self.stop_asked or self.commits.is_due:
+            self._save()
         self._leave_if_asked()
 
     def _leave_if_asked(self) -> None:
@@ -204,25 +252,30 @@ class Trainer:
             lr = max(group["lr"] for group in self._optimizer.param_groups)
             self.journal.write("steps", step=self.state.position.step, phase=phase.name, loss=means, lr=lr)
 
-    def _evaluate(self, phase: Phase, *, epoch: int) -> None:
+    def _evaluate(self, phase: Phase, *, epoch: float) -> None:
         depth = self.model.frozen_depth
         tasks = evaluate(self.model, self.splits["validation"], self.activations, depth=depth)
         scores = {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
         at = self.state.position
         self.journal.write("evaluation", step=at.step, phase=phase.name, epoch=epoch, **scores)
         self.state.latest = scores
-        if self.state.best is None or scores["score"] > self.state.best.scores["score"]:
-            learning = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
-            self.state.best = Best(scores, learning)
+        best = self.state.best
+        if best is None or self._watched(phase, scores) > self._watched(phase, best.scores):
+            self.state.best = Best(scores, {n: p.detach().clone() for n, p in self._learning().items()})
+
+    def _watched(self, phase: Phase, scores: dict[str, Any]) -> float:
+        """The number by which the best weights of a phase are chosen."""
+        monitor = phase.until.monitor if phase.until else "mean"
+        return watched_score(monitor, main_scores(self.model.tasks, scores["tasks"]))
 
     def _finish(self, phase: Phase, frost: Frost) -> None:
         best = self.state.best if self.settings.select == "best" else None
         self.state.reports.append(
             {
                 "name": phase.name,
-                "frozen_depth": self.model.frozen_depth,
+                "frozen_depths": list(self._depths(phase)[: len(self.state.thaws) + 1]),
                 "frozen_heads": list(phase.frozen_heads),
-                "parameters_trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+                "parameters_trained": sum(p.numel() for p in self._learning().values()),
                 "frozen_tensors_verified": frost.num_tensors,
                 "steps": self.state.position.phase_step,
                 "seconds": round(self._phase_seconds(), 2),
@@ -232,7 +285,7 @@ class Trainer:
         self.journal.write("phase_end", step=self.state.position.step, **self.state.reports[-1])
         self.state.next_phase()
         self._clock = time.monotonic()
-        self.save()
+        self._save()
 
     def seconds(self) -> float:
         """Seconds of the run so far, over all processes that carried it on."""
@@ -241,52 +294,7 @@ class Trainer:
     def _phase_seconds(self) -> float:
         return self.state.phase_seconds + time.monotonic() - self._clock
 
-    def save(self) -> None:
-        """Commits the state of now.
-
-        Raises:
-            RunError: the disk is full or may not be written; older checkpoints are untouched.
-            TrainingError: a loss that is not finite; nothing is written.
-        """
-        self.state.mean_losses()  # refuses to commit what is not finite
-        at = self.state.position
-        content = self.state.content() | {
-            "phase_seconds": self._phase_seconds(),
-            "run_seconds": self.seconds(),
-            "events_bytes": self.journal.size_bytes(),
-            "fingerprint": self.fingerprint,
-        }
-        parameters = dict(self.model.named_parameters())
-        save_checkpoint(
-            self.checkpoints / f"step-{at.step:08d}-phase-{at.phase:02d}",
-            Checkpoint(
-                content,
-                weights={name: parameters[name].data for name in sorted(self.state.learned)},
-                moments=optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments,
-                best=self.state.best.weights if self.state.best else {},
-            ),
-            keep_last=self.settings.keep_last,
-        )
-        self._saved_at = time.monotonic()
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Puts the run where a checkpoint was taken.
-
-        Raises:
-            CheckpointError: the checkpoint is of other data, another plan or another model.
-        """
-        check_fingerprint(checkpoint.state["fingerprint"], self.fingerprint)
-        restore_weights(self.model, checkpoint.weights)
-        self.state = State.build(
-            checkpoint.state,
-            learned=set(checkpoint.weights),
-            best=checkpoint.best,
-            device=self.activations.device,
-        )
-        self._moments = checkpoint.moments
-        self.journal.cut(checkpoint.state["events_bytes"])
-
-
-def _seed_of(seed: int, step: int) -> int:
-    """The seed of a step's dropout."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+    def _save(self) -> None:
+        state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
+        moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
+        self.commits.save(self.model, state, moments, self.journal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from frostline.data.batches import Split, epoch_batches
@@ -54,3 +55,13 @@ def epoch_steps(split: Split, settings: TrainSettings, *, epoch: int) -> list[li
     )
     size = settings.gradient_accumulation_steps
     return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+
+def step_seed(settings: TrainSettings, *, step: int) -> int:
+    """The seed of a step's dropout.
+
+    Args:
+        settings: of the run.
+        step: counted over the whole run.
+    """
+    return int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint holds beside the moments, and what must not change at a resume.
+"""Where a run stands: what a checkpoint holds beside the moments.
 
 Knows no files; `checkpoint.py` commits what this module describes.
 """
@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import torch
 
-from frostline.errors import CheckpointError, TrainingError
+from frostline.errors import TrainingError
+from frostline.plan.plateau import Plateau
 from frostline.training.checkpoint import Tensors
 
 
@@ -22,14 +23,14 @@ class Position:
 
     Attributes:
         phase: phases that are done.
-        epoch: epochs of this phase that are done.
-        batch: steps of this epoch that are done.
+        round: rounds of this phase that are done; a round is what lies between two evaluations.
+        batch: steps of this round that are done.
         phase_step: steps of this phase that are done.
         step: steps of the run that are done.
     """
 
     phase: int = 0
-    epoch: int = 0
+    round: int = 0
     batch: int = 0
     phase_step: int = 0
     step: int = 0
@@ -53,6 +54,8 @@ class State:
         reports: of the phases that are done.
         best: of this phase; None before its first evaluation.
         latest: scores of the phase's latest evaluation.
+        thaws: steps of this phase at which its frost line moved down.
+        plateau: what this phase saw of the watched scores.
         losses: of each task since the last line of the log.
         phase_seconds: spent in this phase by earlier processes.
         run_seconds: spent in the run by earlier processes.
@@ -63,6 +66,8 @@ class State:
     reports: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
     latest: dict[str, Any] = field(default_factory=dict)
+    thaws: list[int] = field(default_factory=list)
+    plateau: Plateau = field(default_factory=Plateau)
     losses: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     phase_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -71,6 +76,7 @@ class State:
         """Moves to the start of the phase that follows."""
         self.position = Position(phase=self.position.phase + 1, step=self.position.step)
         self.best, self.latest, self.phase_seconds = None, {}, 0.0
+        self.thaws, self.plateau = [], Plateau()
 
     def mean_losses(self) -> dict[str, float]:
         """Mean loss of each task since the last line; the only place where they are read from the device.
@@ -93,6 +99,8 @@ class State:
             "reports": self.reports,
             "best": self.best.scores if self.best else None,
             "latest": self.latest,
+            "thaws": self.thaws,
+            "plateau": self.plateau.content(),
             "losses": {task: [float(part) for part in parts] for task, parts in self.losses.items()},
             "phase_seconds": self.phase_seconds,
             "run_seconds": self.run_seconds,
@@ -110,20 +118,12 @@ class State:
             reports=list(content["reports"]),
             best=Best(content["best"], weights) if content["best"] else None,
             latest=content["latest"],
+            thaws=list(content["thaws"]),
+            plateau=Plateau.build(content["plateau"]),
             losses={
                 task: [torch.tensor(part, device=device) for part in parts]
                 for task, parts in content["losses"].items()
             },
             phase_seconds=content["phase_seconds"],
             run_seconds=content["run_seconds"],
-        )
-
-
-def check_fingerprint(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raises CheckpointError, naming what differs, unless the run can go on exactly."""
-    changed = [what for what, digest in now.items() if saved.get(what) != digest]
-    if changed:
-        raise CheckpointError(
-            f"the {' and the '.join(changed)} changed since the checkpoint was taken, so the run cannot "
-            "go on exactly. Put it back, or train anew with --overwrite."
         )

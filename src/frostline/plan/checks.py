@@ -1,0 +1,102 @@
+"""Does a plan fit the tasks and the backbone: the checks that need more than one phase alone.
+
+Every refusal names phase and key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from frostline.errors import ConfigError, did_you_mean, listing
+from frostline.plan.phase import Phase, TopLayers
+from frostline.plan.plateau import JUDGES, monitored_tasks
+
+
+def check_plan(
+    phases: Sequence[Phase], *, tasks: Collection[str], num_layers: int, scored: Collection[str]
+) -> None:
+    """Raises ConfigError where a plan does not fit.
+
+    Args:
+        phases: of the plan.
+        tasks: names of the tasks.
+        num_layers: transformer layers L of the backbone.
+        scored: tasks with labels in the validation split.
+    """
+    if not phases:
+        raise ConfigError("plan: no phases. Name a recipe, or write [[plan.phases]].")
+    for index, phase in enumerate(phases):
+        where = f"plan.phases[{index}]"
+        _check_tasks(where, phase, tasks, scored)
+        _check_layers(f"{where}.top_layers", phase.top_layers, num_layers)
+        if phase.thaw:
+            _check_layers(f"{where}.thaw.to", phase.thaw.to, num_layers)
+        _check_bands(where, phase, num_layers)
+
+
+def _check_tasks(where: str, phase: Phase, tasks: Collection[str], scored: Collection[str]) -> None:
+    for key, names in _names(phase):
+        for name in names:
+            if name not in tasks:
+                raise ConfigError(
+                    f"{where}.{key}: '{name}' is not a task ({listing(tasks)})."
+                    + did_you_mean(name, [*tasks, *(JUDGES if key == "until.monitor" else ())])
+                )
+            if key == "until.monitor" and name not in scored:
+                raise ConfigError(f"{where}.{key}: no validation row has a label of '{name}' to watch.")
+    if not phase.learning_heads(tasks):
+        if phase.top_layers == 0 and not phase.thaw:
+            raise ConfigError(f"{where}: nothing trains: top_layers is 0 and every head is frozen.")
+        raise ConfigError(f"{where}.frozen_heads: every head is frozen, so no loss is left to train on.")
+    for name in phase.head_lrs:
+        if name in phase.frozen_heads:
+            raise ConfigError(f"{where}.head_lrs: '{name}' has a rate, but frozen_heads freezes it.")
+
+
+def _names(phase: Phase) -> Iterator[tuple[str, Collection[str]]]:
+    """Keys of a phase that name tasks, with the names."""
+    yield "frozen_heads", phase.frozen_heads
+    yield "head_lrs", phase.head_lrs
+    if phase.until:
+        yield "until.monitor", monitored_tasks(phase.until.monitor)
+
+
+def _check_layers(key: str, asked: TopLayers, num_layers: int) -> None:
+    if isinstance(asked, int) and asked > num_layers:
+        raise ConfigError(
+            f"{key}: {asked} layers asked, but this backbone has {num_layers}. "
+            'Write "all" to train every layer and the embeddings.'
+        )
+
+
+def _check_bands(where: str, phase: Phase, num_layers: int) -> None:
+    owners: dict[int, str] = {}
+    for band in phase.layer_lrs:
+        members = band.members(num_layers)
+        if not members:
+            raise ConfigError(f"{where}.layer_lrs: '{band.layers}' holds no layer.")
+        if members.stop > num_layers:
+            raise ConfigError(
+                f"{where}.layer_lrs: '{band.layers}' reaches beyond the last layer; this backbone has layers "
+                f"0 to {num_layers - 1}."
+            )
+        for layer in members:
+            if layer in owners:
+                raise ConfigError(
+                    f"{where}.layer_lrs: layer {layer} is in '{owners[layer]}' and in '{band.layers}'."
+                )
+            owners[layer] = band.layers
+    lowest = phase.depths(num_layers)[-1]
+    bare = [layer for layer in range(max(0, lowest - 1), num_layers) if layer not in owners]
+    if phase.layer_lrs and bare:
+        raise ConfigError(f"{where}.layer_lrs: no band for layers that learn: {listing(bare)}.")
+
+
+def plan_warnings(phases: Sequence[Phase]) -> list[str]:
+    """What a plan does that its author may not expect, a sentence each."""
+    return [
+        f"phase '{phase.name}': the {listing(phase.frozen_heads)} head is frozen, but the layers under it "
+        "learn: its results will move. Compare its score before and after."
+        for phase in phases
+        if phase.frozen_heads and (phase.top_layers != 0 or phase.thaw)
+    ]

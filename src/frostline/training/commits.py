@@ -1,0 +1,91 @@
+"""The commits of one run: when one is due, what goes into it, and how a run is put back where it was taken.
+
+`checkpoint.py` knows the files; this module knows what of a run must be in them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from frostline.errors import CheckpointError
+from frostline.model.multitask import MultitaskModel
+from frostline.training.checkpoint import Checkpoint, Tensors, load_newest, restore_weights, save_checkpoint
+from frostline.training.journal import Journal
+from frostline.training.settings import TrainSettings
+from frostline.training.state import State
+
+
+class Commits:
+    """The checkpoints of a run."""
+
+    def __init__(self, folder: Path, *, settings: TrainSettings, fingerprint: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.fingerprint = dict(fingerprint)
+        self._saved_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the newest commit is older than the settings allow inside a phase."""
+        return time.monotonic() - self._saved_at > self.settings.save_seconds
+
+    def save(self, model: MultitaskModel, state: State, moments: Tensors, journal: Journal) -> None:
+        """Commits a state with the weights that it is of.
+
+        Raises:
+            RunError: the disk is full or may not be written; older checkpoints are untouched.
+            TrainingError: a loss that is not finite; nothing is written.
+        """
+        state.mean_losses()
+        parameters = dict(model.named_parameters())
+        content = {
+            **state.content(),
+            "events_bytes": journal.size_bytes(),
+            "fingerprint": self.fingerprint,
+        }
+        save_checkpoint(
+            self.folder / f"step-{state.position.step:08d}-phase-{state.position.phase:02d}",
+            Checkpoint(
+                content,
+                weights={name: parameters[name].data for name in sorted(state.learned)},
+                moments=moments,
+                best=state.best.weights if state.best else {},
+            ),
+            keep_last=self.settings.keep_last,
+        )
+        self._saved_at = time.monotonic()
+
+    def load(
+        self, model: MultitaskModel, journal: Journal, *, device: torch.device
+    ) -> tuple[State, Tensors, list[str]]:
+        """Puts model and log where the newest checkpoint that can be trusted was taken, or at the start.
+
+        Returns:
+            The state, the moments by parameter name, and a sentence for each damaged checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint is of other data, another plan or another model.
+        """
+        checkpoint, damaged = load_newest(self.folder)
+        if checkpoint is None:
+            journal.cut(0)
+            return State(), {}, []
+        self._check_fingerprint(checkpoint.state["fingerprint"])
+        restore_weights(model, checkpoint.weights)
+        state = State.build(
+            checkpoint.state, learned=set(checkpoint.weights), best=checkpoint.best, device=device
+        )
+        journal.cut(checkpoint.state["events_bytes"])
+        return state, checkpoint.moments, [f"{one} Going on from the one before." for one in damaged]
+
+    def _check_fingerprint(self, saved: Mapping[str, str]) -> None:
+        changed = [what for what, digest in self.fingerprint.items() if saved.get(what) != digest]
+        if changed:
+            raise CheckpointError(
+                f"the {' and the '.join(changed)} changed since the checkpoint was taken, so the run cannot "
+                "go on exactly. Put it back, or train anew with --overwrite."
+            )
