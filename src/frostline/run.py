@@ -23,7 +23,7 @@ from frostline.errors import Interrupted, RunError
 from frostline.folder import check_free, clear, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.model.backbone import Backbone, load_backbone
-from frostline.model.device import Precision, choose_device, choose_precision
+from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
@@ -96,7 +96,7 @@ def prepare(config: Config) -> Prepared:
         *plan_warnings(phases),
         *([lengths] if cut > len(splits["train"]) / 100 else []),
     )
-    resolved = _resolved(config, phases, tables, precision)
+    resolved = _resolved(config, phases, tables, precision, device)
     return Prepared(resolved, tables, splits, model, phases, precision, device, warnings)
 
 
@@ -107,14 +107,17 @@ def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Spl
     return Split(name, tokens, {task.name: encode_labels(task, table) for task in tables.tasks})
 
 
-def _resolved(config: Config, phases: tuple[Phase, ...], tables: Tables, precision: Precision) -> Config:
+def _resolved(
+    config: Config, phases: tuple[Phase, ...], tables: Tables, precision: Precision, device: torch.device
+) -> Config:
     tasks = {
         task.name: config.tasks[task.name].model_copy(
             update={"labels": task.labels or None, "column": task.column}
         )
         for task in tables.tasks
     }
-    train = config.train.model_copy(update={"precision": precision.format})
+    tokens = config.train.batch_tokens or forward_tokens(device)
+    train = config.train.model_copy(update={"precision": precision.format, "batch_tokens": tokens})
     return config.model_copy(update={"plan": PlanSettings(phases=phases), "tasks": tasks, "train": train})
 
 

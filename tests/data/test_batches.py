@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from conftest import build_tokenizer
-from frostline.data.batches import epoch_batches, pad, sorted_batches, tokenize
+from frostline.data.batches import cut, epoch_batches, pad, sorted_batches, tokenize
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=2000)
 
@@ -25,7 +25,7 @@ def test_padding_is_masked():
 
 def test_an_epoch_holds_every_text_once_in_an_order_of_seed_and_epoch():
     def order(seed, epoch):
-        return epoch_batches(LENGTHS, max_tokens=512, max_texts=16, seed=seed, epoch=epoch)
+        return epoch_batches(LENGTHS, size=16, seed=seed, epoch=epoch)
 
     assert sorted(np.concatenate(order(0, 0)).tolist()) == list(range(2000))
     assert [b.tolist() for b in order(0, 1)] == [b.tolist() for b in order(0, 1)]
@@ -33,10 +33,20 @@ def test_an_epoch_holds_every_text_once_in_an_order_of_seed_and_epoch():
     assert [b.tolist() for b in order(0, 0)] != [b.tolist() for b in order(1, 0)]
 
 
-def test_batches_keep_the_token_budget_and_waste_little():
-    batches = epoch_batches(LENGTHS, max_tokens=512, max_texts=16, seed=0, epoch=0)
-    assert max(len(rows) * LENGTHS[rows].max() for rows in batches) <= 512
+def test_batches_of_like_length_waste_little():
+    batches = epoch_batches(LENGTHS, size=16, seed=0, epoch=0)
+    assert {len(rows) for rows in batches} == {16}
     assert padded(batches) / LENGTHS.sum() < 1.05
+
+
+def test_parts_keep_the_token_budget_and_the_order():
+    (rows,) = epoch_batches(LENGTHS[:64], size=64, seed=0, epoch=0)
+    parts = cut(rows, LENGTHS, max_tokens=512)
+    assert max(len(part) * LENGTHS[part].max() for part in parts) <= 512
+    assert np.concatenate(parts).tolist() == rows.tolist()
+
+
+def test_sorted_batches_waste_little():
     assert padded(sorted_batches(LENGTHS, max_tokens=512)) / LENGTHS.sum() < 1.05
 
 

@@ -208,19 +208,6 @@ def test_missing_labels_train_on_what_is_there(content, toy, tmp_path):
     )
 
 
-def test_a_batch_without_a_label_leaves_that_head_alone(content, toy, tmp_path):
-    rows = [json.loads(line) for line in (toy / "train.jsonl").read_text().splitlines()]
-    for row in rows[2:]:
-        row["mood"] = None
-    rows[0]["mood"], rows[1]["mood"] = "good", "bad"
-    content["data"]["train"] = rows
-    content["plan"] = {"phases": [{"epochs": 1, "weight_decay": 0.5}]}
-    content["train"]["batch_size"] = 240
-    content["train"]["batch_tokens"] = 64
-    run = fl.train(content, output=tmp_path / "run")
-    assert run.report["phases"][0]["steps"] > 20
-
-
 def test_all_kinds_of_tasks_train_together(content, toy, tmp_path):
     for name in ("train", "validation", "test"):
         rows = [json.loads(line) for line in (toy / f"{name}.jsonl").read_text().splitlines()]

@@ -133,40 +133,37 @@ def sorted_batches(length_N: IntN, *, max_tokens: int) -> list[IntN]:
 
     A text longer than the budget is a batch of its own.
     """
-    order = np.argsort(-length_N, kind="stable")
-    return _cut(order, length_N, max_tokens=max_tokens, max_texts=len(length_N))
+    return cut(np.argsort(-length_N, kind="stable"), length_N, max_tokens=max_tokens)
 
 
-def epoch_batches(length_N: IntN, *, max_tokens: int, max_texts: int, seed: int, epoch: int) -> list[IntN]:
+def epoch_batches(length_N: IntN, *, size: int, seed: int, epoch: int) -> list[IntN]:
     """Batches of one training epoch: every text once, in an order that (seed, epoch) determines.
 
-    A shuffle is cut into pools of 50 batches, each pool is sorted by length and cut into batches, and the
-    batches are shuffled: near-random batches with little padding.
+    A shuffle is cut into pools of 50 batches, each pool is sorted by length and cut into batches, longest
+    text first, and the batches are shuffled: near-random batches with little padding.
 
     Args:
         length_N: tokens of each text.
-        max_tokens: most padded tokens of a batch.
-        max_texts: most texts of a batch.
+        size: texts of a batch.
         seed: of the run.
         epoch: number of the epoch in the run, counted over all phases.
     """
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(length_N))
-    pool_texts = max_texts * _POOL_BATCHES
     batches: list[IntN] = []
-    for start in range(0, len(order), pool_texts):
-        pool = order[start : start + pool_texts]
+    for start in range(0, len(order), size * _POOL_BATCHES):
+        pool = order[start : start + size * _POOL_BATCHES]
         pool = pool[np.argsort(-length_N[pool], kind="stable")]
-        batches.extend(_cut(pool, length_N, max_tokens=max_tokens, max_texts=max_texts))
+        batches.extend(pool[i : i + size] for i in range(0, len(pool), size))
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def _cut(order: IntN, length_N: IntN, *, max_tokens: int, max_texts: int) -> list[IntN]:
-    """Cuts an order sorted by falling length; the first text of a batch is its longest."""
+def cut(order: IntN, length_N: IntN, *, max_tokens: int) -> list[IntN]:
+    """Texts in an order of falling length, cut into batches of at most `max_tokens` padded tokens."""
     batches: list[IntN] = []
     start = 0
     while start < len(order):
-        size = max(1, min(max_texts, max_tokens // max(1, int(length_N[order[start]]))))
+        size = max(1, max_tokens // max(1, int(length_N[order[start]])))
         batches.append(order[start : start + size])
         start += size
     return batches

@@ -105,7 +105,7 @@ def _gflops(dtype: torch.dtype, width: int) -> float:
 
 
 def forward_tokens(device: torch.device) -> int:
-    """Padded tokens of a batch without gradient: what fits a core's cache, or fills a GPU."""
+    """Padded tokens to compute at once: what fits a core's cache and little memory, or fills a GPU."""
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
 
 
