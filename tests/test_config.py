@@ -132,6 +132,19 @@ def test_with_changes_a_copy(tmp_path):
     assert (config.train.seed, other.train.seed) == (0, 5)
 
 
+def test_with_reaches_into_phases(tmp_path):
+    text = "[data]\ntrain='a.csv'\n[tasks.a]\n[[plan.phases]]\nepochs=1\n"
+    config = load(tmp_path, text).with_({"plan.phases.0.epochs": 2, "plan.phases.0.head_lr": 1e-2})
+    assert (config.plan.phases[0].epochs, config.plan.phases[0].head_lr) == (2, 1e-2)
+
+
+def test_what_a_union_of_types_refuses_is_said_once(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, plan__top_layers="some")
+    assert str(refused.value).startswith("plan.top_layers: ")
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_rows_in_memory_are_data_too():
     rows = [{"text": "a", "topic": "b"}]
     config = Config.build({"data": {"train": rows}, "tasks": {"topic": {}}})

@@ -46,6 +46,21 @@ def test_kinds_are_guessed_from_the_cells(tmp_path):
     assert config.tasks["my_label"].column == "my label"
 
 
+def test_columns_whose_names_cannot_be_tasks_get_names_of_their_own(tmp_path):
+    rows = [{"text": f"t {i}", "情感": "ab"[i % 2], "主题": "xy"[i % 2]} for i in range(40)]
+    (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
+    config = Config.load(tmp_path / "run.toml")
+    assert {task.column for task in config.tasks.values()} == {"情感", "主题"}
+
+
+def test_only_tables_are_splits(toy, tmp_path):
+    import shutil
+
+    shutil.copy(toy / "train.jsonl", tmp_path / "train.jsonl")
+    (tmp_path / "test.py").write_text("print()")
+    assert "test.py" not in build_starter(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -6,6 +6,7 @@ Holds no default of its own.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,10 @@ _SYNONYMS = {
 }
 
 
+# Parts of a place in pydantic's errors that are no keys: which type of a union was tried.
+_UNION_MEMBER = re.compile(r"(int|float|str|bool|function-.*|(literal|dict|list|tuple|constrained-.*)\[.*\])")
+
+
 class Config(Settings):
     """Everything a run is made of."""
 
@@ -70,7 +75,7 @@ class Config(Settings):
             raise ConfigError(f"{place}: not valid TOML ({error}).") from error
         for key, value in (changes or {}).items():
             _change(content, key, value)
-        return cls.build(content)._located(place.parent)
+        return cls.build(content).located(place.parent)
 
     @classmethod
     def build(cls, content: Mapping[str, Any]) -> Self:
@@ -82,7 +87,7 @@ class Config(Settings):
         try:
             config = cls.model_validate(dict(content))
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from error
+            raise ConfigError("\n".join(_explanations(error))) from error
         check_task_names(config.tasks)
         return config
 
@@ -94,8 +99,8 @@ class Config(Settings):
         return type(self).build(content)
 
     def content(self) -> dict[str, Any]:
-        """Nested dicts that `build` takes; rows in memory are left as they are."""
-        content = self.model_dump(mode="python", exclude_none=True)
+        """Nested dicts and lists that `build` takes; rows in memory are left as they are."""
+        content: dict[str, Any] = _with_lists(self.model_dump(mode="python", exclude_none=True))
         for name in ("train", "validation", "test"):
             sources = getattr(self.data, name)
             if sources is not None:
@@ -106,27 +111,34 @@ class Config(Settings):
         """The file with every default written out."""
         return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
 
-    def _located(self, folder: Path) -> Self:
-        """Paths made absolute: as given from here, or beside the file."""
+    def located(self, folder: Path) -> Self:
+        """A copy with absolute paths: as given from here, or else in `folder`."""
         moved: dict[str, Any] = {}
         for name in ("train", "validation", "test"):
             sources = getattr(self.data, name)
             if sources is not None:
                 moved[name] = tuple(
-                    source.model_copy(update={"path": _located(source.path, folder)})
+                    source.model_copy(update={"path": _absolute(source.path, folder)})
                     if source.path
                     else source
                     for source in sources
                 )
-        model = self.model
-        if not Path(model.backbone).is_dir() and (folder / model.backbone).is_dir():
-            model = model.model_copy(update={"backbone": str((folder / model.backbone).resolve())})
+        model, backbone = self.model, _absolute(Path(self.model.backbone).expanduser(), folder)
+        if backbone.is_dir():
+            model = model.model_copy(update={"backbone": str(backbone)})
         return self.model_copy(update={"data": self.data.model_copy(update=moved), "model": model})
 
 
-def _located(path: Path, folder: Path) -> Path:
+def _absolute(path: Path, folder: Path) -> Path:
     beside = folder / path
     return (beside if not path.exists() and beside.exists() else path).absolute()
+
+
+def _with_lists(value: Any) -> Any:
+    """Nested settings as TOML has them: lists where frozen settings hold tuples."""
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parse_change(text: str) -> tuple[str, Any]:
@@ -172,9 +184,17 @@ def _is_item(place: Any, part: str) -> bool:
     return isinstance(place, list) and part.isdigit() and int(part) < len(place)
 
 
-def _explain(detail: Any) -> str:
-    """One sentence of a pydantic error: key, what is wrong, the nearest known key."""
-    location = [part for part in detail["loc"] if part != "function-after"]
+def _explanations(error: ValidationError) -> list[str]:
+    """A sentence for each key that is wrong; what a union of types refuses many times is said once."""
+    sentences: dict[str, str] = {}
+    for detail in error.errors():
+        location = [part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
+        sentences.setdefault(json.dumps(location), _explain(detail, location))
+    return list(sentences.values())
+
+
+def _explain(detail: Any, location: list[Any]) -> str:
+    """Key, what is wrong, what arrived, the nearest known key."""
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if detail["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])

@@ -13,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from frostline.atomic import remove_leftovers
 from frostline.config import Config
-from frostline.errors import RunError
+from frostline.errors import RunError, listing
 from frostline.inference.write import row_writer
 
 _RESULTS = (
@@ -37,40 +38,57 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process is using the folder, or it cannot be made.
     """
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / _LOCK, timeout=0):
-            try:
-                yield
-            finally:
-                if [item.name for item in folder.iterdir()] == [_LOCK]:
-                    shutil.rmtree(folder, ignore_errors=True)
+        lock.acquire()
     except Timeout as error:
         raise RunError(
             f"{folder}: another process is using this run. Wait, or take another --output."
         ) from error
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}).") from error
+    try:
+        yield
+    finally:
+        if [item.name for item in folder.iterdir()] == [_LOCK]:
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Raises RunError when the folder holds a run that may not be replaced, or files of something else."""
-    taken = [name for name in (*_RESULTS, _DATA) if (folder / name).exists()]
-    if taken and not overwrite:
+    """Raises RunError when the folder holds a run that may not be replaced, or files that are no run's."""
+    found = {item.name for item in folder.iterdir() if not item.name.startswith(".")}
+    strangers = found - {*_RESULTS, _DATA} if "config.toml" in found else found - {_DATA}
+    if strangers:
         raise RunError(
-            f"{folder}: holds a run already ({', '.join(taken)}). Go on with it: frostline resume {folder}. "
-            "Replace it: --overwrite. Or give another --output."
+            f"{folder}: holds files that are no run's ({listing(sorted(strangers))}). Give a new or an empty "
+            "--output."
+        )
+    if found and not overwrite:
+        raise RunError(
+            f"{folder}: holds a run already. Go on with it: frostline resume {folder}. Replace it: "
+            "--overwrite. Or give another --output."
         )
 
 
 def clear(folder: Path) -> None:
     """Removes the results of an earlier run; rows that it keeps in `data/` stay."""
+    clear_leftovers(folder)
     for name in _RESULTS:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a killed process left half-written."""
+    remove_leftovers(folder / "checkpoints", "step-*")
+    remove_leftovers(folder / _DATA, "*.jsonl")
+    for name in _RESULTS:
+        remove_leftovers(folder, name)
 
 
 def with_rows_on_disk(config: Config, folder: Path) -> Config:

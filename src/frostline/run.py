@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from frostline.atomic import remove_leftovers, write_text
+from frostline.atomic import write_text
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
 from frostline.data.labels import encode_labels, is_labelled
-from frostline.errors import Interrupted, RunError
-from frostline.folder import check_free, clear, locked, with_rows_on_disk
+from frostline.errors import DataError, Interrupted, RunError, TrainingError, listing
+from frostline.folder import check_free, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.checks import check_plan, plan_warnings
+from frostline.plan.freeze import tensor_hash
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.picture import build_trainability
 from frostline.plan.recipes import resolve_phases
@@ -65,7 +66,6 @@ class Prepared:
     """
 
     config: Config
-    tables: Tables
     splits: dict[str, Split]
     model: MultitaskModel
     phases: tuple[Phase, ...]
@@ -88,16 +88,27 @@ def prepare(config: Config) -> Prepared:
     model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout).to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
     scored = {name for name, labels in splits["validation"].labels.items() if is_labelled(labels).any()}
+    if not scored:
+        raise DataError(
+            f"data.validation: no row has a label of any task. Columns looked for: "
+            f"{listing(task.column for task in tables.tasks)}."
+        )
     check_plan(phases, tasks=config.tasks, num_layers=backbone.num_layers, scored=scored)
-    cut = int((splits["train"].tokens.length_N >= backbone.max_length).sum())
-    lengths = f"{cut} of {len(splits['train'])} training texts are cut at {backbone.max_length} tokens."
+    long = int((splits["train"].tokens.length_N >= backbone.max_length).sum())
+    most = backbone.max_length
+    lengths = f"{long} of {len(splits['train'])} training texts reach {most} tokens, where they are cut."
     warnings = (
         *tables.warnings,
         *plan_warnings(phases),
-        *([lengths] if cut > len(splits["train"]) / 100 else []),
+        *(
+            f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
+            for task in tables.tasks
+            if task.name not in scored
+        ),
+        *([lengths] if long > len(splits["train"]) / 100 else []),
     )
     resolved = _resolved(config, phases, tables, precision, device)
-    return Prepared(resolved, tables, splits, model, phases, precision, device, warnings)
+    return Prepared(resolved, splits, model, phases, precision, device, warnings)
 
 
 def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Split:
@@ -150,6 +161,7 @@ def train(
         config = Config.load(config)
     elif not isinstance(config, Config):
         config = Config.build(config)
+    config = config.located(Path.cwd())
     with locked(folder):
         check_free(folder, overwrite=overwrite)
         prepared = prepare(config)
@@ -175,8 +187,7 @@ def resume(folder: str | Path, *, show: Show | None = None) -> Run:
 
 
 def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | None) -> Run:
-    remove_leftovers(folder / "checkpoints", "step-*")
-    remove_leftovers(folder, "*")
+    clear_leftovers(folder)
     model, device = prepared.model, prepared.device
     with Journal(folder / "events.jsonl", show=show) as journal:
         commits = Commits(
@@ -198,7 +209,13 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         notes = [*prepared.warnings, *damaged]
         _announce(prepared, trainer, notes)
         with _stopping(trainer):
-            trainer.run()
+            try:
+                trainer.run()
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"the memory of {device} is too small: halve train.batch_tokens (now "
+                    f"{prepared.config.train.batch_tokens}). The last checkpoint is kept."
+                ) from error
         trained = Trained(
             model, prepared.phases, prepared.splits, prepared.config.data.text, prepared.precision, device
         )
@@ -235,8 +252,13 @@ def _fingerprint(prepared: Prepared) -> dict[str, str]:
             data.update(task.encode() + labels.tobytes())
     settings = prepared.config.train.model_dump(mode="json", exclude={"save_seconds", "keep_last", "device"})
     tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
+    weights = hashlib.sha256()
+    for name, parameter in prepared.model.backbone.named_parameters():
+        weights.update(f"{name} {tensor_hash(parameter)} ".encode())
     parts = {
         "data": data.hexdigest(),
+        "pretrained weights": weights.hexdigest(),
+        "device": prepared.device.type,
         "plan": json.dumps([phase.model_dump(mode="json") for phase in prepared.phases]),
         "tasks": json.dumps(tasks),
         "model": prepared.config.model.model_dump_json(),

@@ -7,9 +7,8 @@ from typing import Any
 
 import tomli_w
 
-from frostline.data.labels import label_name
+from frostline.data.cells import is_missing, label_name
 from frostline.data.read import Row, format_of, iter_blocks
-from frostline.data.table import is_missing
 from frostline.errors import DataError
 
 _LOOK_ROWS = 4096
@@ -44,12 +43,16 @@ def build_starter(data: Path) -> str:
         raise DataError(
             f"{data}: no column looks like labels (columns: {', '.join(columns)}). Write the file by hand."
         )
+    names: dict[str, str] = {}
+    for column in tasks:
+        name = _task_name(column)
+        names[name if name not in names else f"{name}_{len(names) + 1}"] = column
     content: dict[str, Any] = {
         "model": {"backbone": "general", "max_length": 128},
         "data": {name: str(path) for name, path in files.items()}
         | {"text": text}
         | ({"group": group} if group else {}),
-        "tasks": {_task_name(name): {"column": name, **kind} for name, kind in tasks.items()},
+        "tasks": {name: {"column": column, **tasks[column]} for name, column in names.items()},
         "plan": {"recipe": "top-layers"},
     }
     return "# frostline plan FILE shows what will happen; frostline train FILE does it.\n\n" + tomli_w.dumps(
@@ -68,11 +71,20 @@ def _splits(data: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(data.iterdir()):
         for split, names in _SPLITS.items():
-            if path.is_file() and path.name.partition(".")[0].lower() in names and split not in found:
+            is_named = path.name.partition(".")[0].lower() in names
+            if is_named and split not in found and path.is_file() and _is_table(path):
                 found[split] = path
     if "train" not in found:
         raise DataError(f"{data}: holds no train file (train.csv, train.jsonl, …). Give the file itself.")
     return found
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        format_of(path)
+    except DataError:
+        return False
+    return True
 
 
 def _text_column(data: Path, columns: dict[str, list[Any]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +94,9 @@ class Watcher:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Shows one event."""
-        with suppress(AttributeError):
-            getattr(self, f"_on_{event['event']}")(event)
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler:
+            handler(event)
 
     def close(self) -> None:
         """Takes the progress bar away."""
@@ -159,10 +159,7 @@ class Watcher:
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self.close()
-        scores = ", ".join(
-            f"{escape(name)} {values.get('macro_f1', values.get('pearson')):.3f}"
-            for name, values in event["tasks"].items()
-        )
+        scores = ", ".join(f"{escape(name)} {value:.3f}" for name, value in event["main"].items())
         epoch = f"epoch {event['epoch']:g}" if event["epoch"] else "solved"
         self.console.print(f"  {epoch}: validation {event['score']:.3f} ({scores})")
 

@@ -8,7 +8,7 @@ from frostline.errors import ConfigError, DataError
 
 def table_of(cells, settings, name="t"):
     source = Source(rows=[{"t": cell} for cell in cells])
-    return read_table([source], [label_column(name, settings)])
+    return read_table([source], [label_column(name, settings)], split="train")
 
 
 def encoded(cells, **settings):
@@ -54,16 +54,16 @@ def test_balanced_weights_are_inverse_frequencies():
         (["a", "a"], {}, r"has 1 label \(a\) in 2 labelled rows; at least 2"),
         ([str(i) for i in range(80)], {}, '80 different labels in 80 rows.*kind = "regression"'),
         ([1.5, 1.5], {"kind": "regression"}, "every training target is 1.5"),
-        (["a", 1], {}, r"row 2: column 't': changes type: text before, numbers here"),
+        (["a", 1], {}, r"data.train:2: column 't': changes type: text before, numbers here"),
         ([["a"], ["b"]], {}, "a label is needed, list arrived"),
-        (["x", "y"], {"kind": "regression"}, "row 1: column 't': 'x' is not a number"),
+        (["x", "y"], {"kind": "regression"}, "data.train:1: column 't': 'x' is not a number"),
         ([1, float("inf")], {"kind": "regression"}, "a finite number is needed"),
         (["a,b"], {"kind": "multilabel"}, "give a list, or set the task's separator"),
         ([[{}]], {"kind": "multilabel"}, "a list of labels is needed"),
         (
             ["sport", "sports", "sprot"],
             {"labels": ["sport", "sports"]},
-            r"row 3: label 'sprot'.*Did you mean",
+            r"data.train:3: label 'sprot'.*Did you mean",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_class_weights_must_name_labels():
         ({"kind": "regression", "labels": ["a", "b"]}, "a regression has no labels"),
         ({"kind": "multilabel", "label_smoothing": 0.1}, "label_smoothing is for"),
         ({"separator": ","}, "separator is for kind 'multilabel'"),
-        ({"class_weights": {"a": -1.0}}, "a weight is negative"),
+        ({"class_weights": {"a": -1.0}}, "a weight must be above 0"),
     ],
 )
 def test_contradicting_settings_are_refused(settings, message):

@@ -91,6 +91,11 @@ def test_the_order_of_texts_does_not_change_an_answer(model):
     np.testing.assert_allclose(model.encode(texts)[: len(TEXTS)], model.encode(TEXTS), atol=1e-5)
 
 
+def test_an_unknown_number_format_is_refused(trained):
+    with pytest.raises(fl.FrostlineError, match="precision: 'fp16' is none of auto, bf16, fp32"):
+        fl.load(trained, precision="fp16")
+
+
 def test_an_unknown_device_is_refused(trained):
     with pytest.raises(fl.FrostlineError, match="device: 'tpu7' cannot be used here"):
         fl.load(trained, device="tpu7")

@@ -7,7 +7,8 @@ from frostline.errors import FreezeError
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.freeze import Frost, freeze_to, tensor_hash
 from frostline.plan.groups import build_groups, build_optimizer, layer_decay_rates, schedule_factor
-from frostline.plan.phase import Phase
+from frostline.plan.phase import Phase, PlanSettings
+from frostline.plan.recipes import resolve_phases
 
 TASKS = tuple(Task(name=n, column=n, kind="classification", labels=("a", "b")) for n in ("topic", "mood"))
 PHASES = [
@@ -149,3 +150,57 @@ def test_rates_rise_in_warm_up_and_fall_to_nothing():
     assert factors(warmup_steps=0)[-1] == pytest.approx(0.1)
     assert set(factors(warmup_steps=0, lr_scheduler_type="constant")) == {1.0}
     assert factors(warmup_steps=0, lr_scheduler_type="cosine")[5] == pytest.approx(0.5)
+
+
+def rates_of(groups):
+    return {group.name: (group.lr, group.weight_decay) for group in groups}
+
+
+def test_the_standard_optimizer_has_its_two_rates(model):
+    (phase,) = resolve_phases(PlanSettings(recipe="uniform"), tasks=[task.name for task in TASKS])
+    freeze_to(model, phase, depth=0)
+    groups = build_groups(model, phase)
+    expected = {
+        **{f"{name}{bare}": (1e-5, 0.0 if bare else 0.01) for name in ("embeddings", "layer 1", "layer 2", "layer 3") for bare in ("", " · no decay")},
+        **{f"{name} head{bare}": (1e-4, 0.0 if bare else 0.01) for name in ("topic", "mood") for bare in ("", " · no decay")},
+    }  # fmt: skip
+    assert rates_of(groups) == expected
+    parameters = dict(model.named_parameters())
+    counted = sum(parameters[name].numel() for group in groups for name in group.parameters)
+    assert counted == sum(p.numel() for name, p in parameters.items() if "pooler" not in name)
+
+
+def test_the_optimizer_in_bands_for_twelve_layers(tmp_path):
+    from transformers import BertConfig
+
+    from conftest import SIZE, save_encoder
+    from frostline.model.backbone import load_backbone
+    from frostline.model.domains import ModelSettings
+
+    folder = save_encoder(
+        tmp_path / "deep", BertConfig(**SIZE, num_hidden_layers=12, max_position_embeddings=64)
+    )
+    model = MultitaskModel(load_backbone(ModelSettings(backbone=str(folder), max_length=32)), TASKS)
+    (phase,) = resolve_phases(PlanSettings(recipe="bands"), tasks=[task.name for task in TASKS])
+    freeze_to(model, phase, depth=phase.depths(12)[0])
+    rates = rates_of(build_groups(model, phase))
+    for layer in range(12):  # counted from 0 in the recipe, from 1 in stages
+        assert rates[f"layer {layer + 1}"] == (1e-6 if layer < 8 else 5e-6, 0.01)
+        assert rates[f"layer {layer + 1} · no decay"] == (1e-6 if layer < 8 else 5e-6, 0.0)
+    assert rates["topic head"] == (1e-4, 0.01)
+    assert len(rates) == 2 * 14
+
+
+def test_a_head_may_have_a_rate_of_its_own(model):
+    phase = Phase(head_lrs={"mood": 5e-4})
+    freeze_to(model, phase, depth=4)
+    rates = rates_of(build_groups(model, phase))
+    assert (rates["topic head"][0], rates["mood head"][0]) == (1e-3, 5e-4)
+
+
+def test_what_wakes_warms_up_on_its_own_and_follows_the_fall_of_the_phase():
+    phase = Phase(top_layers=1, warmup_steps=4)
+    old = [schedule_factor(step, phase=phase, total_steps=20) for step in range(20)]
+    new = [schedule_factor(step, phase=phase, total_steps=20, woke=10) for step in range(10, 20)]
+    assert new[:3] == [pytest.approx(old[10 + i] * (i + 1) / 4) for i in range(3)]
+    assert new[3:] == old[13:]

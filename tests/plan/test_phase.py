@@ -2,7 +2,7 @@ import pytest
 
 from frostline.errors import ConfigError
 from frostline.plan.checks import check_plan, plan_warnings
-from frostline.plan.phase import Phase, PlanSettings
+from frostline.plan.phase import Band, Phase, PlanSettings
 from frostline.plan.recipes import recipes, resolve_phases
 
 TASKS = ("topic", "mood")
@@ -25,6 +25,20 @@ def test_frozen_depth_counts_stages_from_below():
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"layer_decay": 1.5}, "less than or equal to 1"),
         ({"epoch": 2}, "Extra inputs"),
+        ({"thaw": {}}, "thaw moves the line at a plateau; say with until"),
+        ({"thaw": {}, "until": {}, "top_layers": "all"}, "nothing is left to wake"),
+        ({"thaw": {"to": 2}, "until": {}, "top_layers": 2}, "2 layers are no more than the 2 of the start"),
+        ({"thaw": {"layers": 0}, "until": {}}, "greater than or equal to 1"),
+        ({"until": {"patience": 0}}, "greater than or equal to 1"),
+        ({"solver": "probe", "until": {}}, 'solver = "probe" does not descend, so it has no until'),
+        ({"solver": "probe", "epochs": 3}, 'solver = "probe" does not descend, so it has no epochs'),
+        ({"backbone_lr": 1e-4}, "no layer learns here, so there is no backbone_lr"),
+        ({"top_layers": 1, "layer_lrs": [{"layers": "0-3", "lr": 1}]}, "a range such as '0:8'"),
+        (
+            {"top_layers": 1, "layer_decay": 0.9, "layer_lrs": [{"layers": ":", "lr": 1}]},
+            "there is no layer_decay",
+        ),
+        ({"head_lrs": {"mood": 0}}, "head_lrs: a rate must be above 0"),
     ],
 )
 def test_a_phase_out_of_range_is_refused(settings, message):
@@ -45,6 +59,18 @@ def test_a_phase_out_of_range_is_refused(settings, message):
         ),
         ({"frozen_heads": TASKS}, "nothing trains: top_layers is 0 and every head is frozen"),
         ({"frozen_heads": TASKS, "top_layers": 1}, "every head is frozen, so no loss is left"),
+        ({"frozen_heads": ["mood"]}, "plan: the head of 'mood' learns in no phase"),
+        ({"head_lrs": {"mod": 1e-3}}, r"head_lrs: 'mod' is not a task.*Did you mean 'mood'"),
+        ({"until": {"monitor": "men"}}, r"until.monitor: 'men' is not a task.*Did you mean 'mean'"),
+        ({"until": {"monitor": {"mood": 1, "tpic": 1}}}, r"until.monitor: 'tpic' is not a task"),
+        ({"until": {}, "thaw": {"to": 9}}, r"thaw.to: 9 layers asked, but this backbone has 6"),
+        ({"top_layers": 6, "layer_lrs": [{"layers": "0:9", "lr": 1}]}, "'0:9' reaches beyond the last layer"),
+        ({"top_layers": 6, "layer_lrs": [{"layers": "3:3", "lr": 1}]}, "'3:3' holds no layer"),
+        ({"top_layers": 6, "layer_lrs": [{"layers": "2:6", "lr": 1}]}, "no band for layers that learn: 0, 1"),
+        (
+            {"top_layers": 2, "layer_lrs": [{"layers": "0:5", "lr": 1}, {"layers": "4:", "lr": 1}]},
+            "layer 4 is in '0:5' and in '4:'",
+        ),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_by_key(phase, message):
@@ -63,11 +89,14 @@ def test_a_frozen_head_over_a_learning_backbone_is_said():
 
 
 def test_the_recipes_are_ordered_by_cost_and_fit_any_backbone():
-    assert list(recipes()) == ["features", "heads", "top-layers", "one-head", "full"]
+    assert list(recipes()) == [
+        "features", "heads", "top-layers", "one-head", "full", "gradual", "large", "uniform", "bands",
+    ]  # fmt: skip
     for name, recipe in recipes().items():
         head = ("mood",) if recipe.needs_frozen_head else None
         phases = resolve_phases(PlanSettings(recipe=name, frozen_heads=head), tasks=TASKS)
-        check_plan(phases, tasks=TASKS, num_layers=2, scored=TASKS)
+        for num_layers in (12,) if name == "bands" else (2, 6, 12, 24):
+            check_plan(phases, tasks=TASKS, num_layers=num_layers, scored=TASKS)
 
 
 def test_the_recipes_freeze_what_they_say():
@@ -102,3 +131,40 @@ def test_recipe_and_phases_together_are_refused():
         PlanSettings(recipe="heads", phases=[Phase()])
     with pytest.raises(ValueError, match="epochs: changes a recipe; write it in the phases"):
         PlanSettings(epochs=2, phases=[Phase()])
+
+
+def test_a_head_frozen_in_one_phase_may_learn_in_another():
+    check_plan([Phase(), Phase(frozen_heads=["mood"])], tasks=TASKS, num_layers=6, scored=TASKS)
+
+
+def test_a_watched_task_needs_validation_labels():
+    phase = Phase(until={"monitor": "mood"})
+    with pytest.raises(ConfigError, match="no validation row has a label of 'mood' to watch"):
+        check_plan([phase], tasks=TASKS, num_layers=6, scored=("topic",))
+
+
+@pytest.mark.parametrize(
+    ("start", "thaw", "depths"),
+    [
+        (0, {}, (7, 6, 5, 4, 3, 2, 1, 0)),
+        (2, {}, (5, 4, 3, 2, 1, 0)),
+        (2, {"to": 4}, (5, 4, 3)),
+        (2, {"layers": 2}, (5, 3, 1, 0)),
+        (1, {"layers": 2, "to": 4}, (6, 4, 3)),
+        (5, {"layers": 9}, (2, 1, 0)),
+        (6, {}, (1, 0)),
+    ],
+)
+def test_the_line_moves_from_the_top_downward_and_wakes_the_embeddings_last(start, thaw, depths):
+    assert Phase(top_layers=start, until={}, thaw=thaw).depths(6) == depths
+
+
+def test_bands_are_counted_in_layers_or_in_shares_of_the_depth():
+    def members(layers):
+        return list(Band(layers=layers, lr=1).members(6))
+
+    assert members("0:2") == [0, 1]
+    assert members("4:") == [4, 5]
+    assert members(":") == [0, 1, 2, 3, 4, 5]
+    assert members("50%:") == [3, 4, 5]
+    assert members("0%:67%") == [0, 1, 2, 3]

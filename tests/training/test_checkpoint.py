@@ -34,7 +34,7 @@ def test_what_was_saved_is_loaded_and_old_ones_go(tmp_path):
         save(tmp_path, value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     assert step_of(tmp_path) == 3
-    assert load_newest(tmp_path / "none") == (None, [])
+    assert load_newest(tmp_path / "none") == (None, {})
 
 
 class Death(BaseException):
@@ -127,7 +127,7 @@ def test_every_flipped_or_cut_byte_is_detected(tmp_path):
         assert torch.equal(found.weights["w"], torch.full((40,), float(found.state["step"])))
         if name != "manifest.json":
             assert not changed_value
-            assert "is damaged" in damaged[0]
+            assert "is damaged" in damaged[newest]
         (newest / name).write_bytes(whole[name])
 
 

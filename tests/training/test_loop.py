@@ -240,11 +240,51 @@ def test_one_frozen_head_stays_while_everything_else_learns(content, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(content, tmp_path):
     content["plan"]["phases"][1] |= {"backbone_lr": 1e38, "head_lr": 1e38, "epochs": 20, "warmup_steps": 0}
-    with pytest.raises(TrainingError, match="the loss is not finite"):
+    with pytest.raises(TrainingError, match="the loss or its gradient is not finite"):
         fl.train(content, output=tmp_path / "run")
     checkpoint, damaged = load_newest(tmp_path / "run" / "checkpoints")
     assert not damaged
     assert all(torch.isfinite(value).all() for value in checkpoint.weights.values())
+
+
+def test_no_validation_label_of_any_task_is_refused_and_of_one_task_is_said(content, toy, tmp_path):
+    rows = [json.loads(line) for line in (toy / "validation.jsonl").read_text().splitlines()]
+    content["data"]["validation"] = [{"text": row["text"]} for row in rows]
+    with pytest.raises(
+        fl.FrostlineError, match="data.validation: no row has a label of any task.*topic, mood"
+    ):
+        fl.train(content, output=tmp_path / "run")
+    content["data"]["validation"] = [{"text": row["text"], "topic": row["topic"]} for row in rows]
+    content["plan"] = {"recipe": "features"}
+    run = fl.train(content, output=tmp_path / "run")
+    assert any("no validation row has a label of 'mood'" in said for said in run.report["warnings"])
+    assert run.report["test"]["tasks"]["mood"]["macro_f1"] > 0.8
+    solved = [e for e in events(run.folder) if e["event"] == "solved"]
+    assert ["score" in e for e in solved] == [True, False]
+
+
+def test_a_backbone_with_a_projection_after_the_pooling_trains_in_both_formats(content, tiny, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+    torch.manual_seed(0)
+    transformer = Transformer(str(tiny), max_seq_length=32)
+    dense = Dense(in_features=32, out_features=16)
+    SentenceTransformer(modules=[transformer, Pooling(32), dense]).save(str(tmp_path / "projected"))
+    content["model"]["backbone"] = str(tmp_path / "projected")
+    for precision in ("fp32", "bf16"):
+        content["train"]["precision"] = precision
+        run = fl.train(content, output=tmp_path / precision)
+        assert run.report["test"]["score"] > 0.8
+        assert fl.load(run.folder, precision=precision).encode(["the soup"]).shape == (1, 16)
+
+
+def test_rows_of_a_generator_are_kept_for_a_resume(content, toy, tmp_path):
+    lines = (toy / "train.jsonl").read_text().splitlines()
+    content["data"]["train"] = (json.loads(line) for line in lines)
+    run = fl.train(content, output=tmp_path / "run")
+    assert len((run.folder / "data" / "train.jsonl").read_text().splitlines()) == len(lines)
+    fl.resume(run.folder)
 
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_may_be_replaced(content, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,17 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
-from frostline.data.labels import Task, TaskSettings, encode_labels, label_column, resolve_task
+from frostline.data.cells import read_group, read_text
+from frostline.data.labels import (
+    Task,
+    TaskSettings,
+    check_learnable,
+    encode_labels,
+    label_column,
+    resolve_task,
+)
 from frostline.data.splits import hold_out, leaks, sample
-from frostline.data.table import Column, Source, Table, read_group, read_table, read_text
+from frostline.data.table import Column, Source, Table, read_table
 from frostline.errors import ConfigError
 from frostline.settings import Settings
 
@@ -29,7 +37,7 @@ def _as_sources(value: Any) -> Any:
         return tuple({"path": item} if isinstance(item, str | Path) else item for item in value)
     if not isinstance(value, Iterable) and not hasattr(value, "to_pylist"):
         raise ValueError(f"a file, a list of files, or rows are needed, {type(value).__name__} arrived")
-    return ({"rows": value},)
+    return ({"rows": list(value) if isinstance(value, Iterator) else value},)
 
 
 def _names_source(item: Any) -> bool:
@@ -85,16 +93,16 @@ def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, se
     """
     check_columns(settings, tasks)
     columns = text_columns(settings) + [label_column(name, task) for name, task in tasks.items()]
-    whole = read_table(settings.train, columns)
+    whole = read_table(settings.train, columns, split="train")
     resolved = tuple(resolve_task(name, task, whole) for name, task in tasks.items())
     if settings.max_train_samples is not None:
         whole = whole.take(sample(len(whole), most=settings.max_train_samples, seed=seed))
     splits = {"train": whole}
     held = [c if c.is_required else replace(c, may_be_absent=True) for c in columns]
     if settings.validation is not None:
-        splits["validation"] = read_table(settings.validation, held)
+        splits["validation"] = read_table(settings.validation, held, split="validation")
     if settings.test is not None:
-        splits["test"] = read_table(settings.test, held)
+        splits["test"] = read_table(settings.test, held, split="test")
     for table in splits.values():
         for task in resolved:
             encode_labels(task, table)  # refuse an unknown label before anything is computed
@@ -104,12 +112,20 @@ def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, se
             **_hold_out(settings, resolved, whole, seed),
             **{k: v for k, v in splits.items() if k == "test"},
         }
+    for task in resolved:
+        check_learnable(task, splits["train"])
     return Tables(splits, resolved, tuple(warnings))
 
 
 def check_columns(settings: DataSettings, tasks: Mapping[str, TaskSettings]) -> None:
     """Raises ConfigError where two things are read from one column."""
     owners = {settings.text: "data.text"}
+    if settings.group == settings.text:
+        raise ConfigError(
+            "data.group: is the column of the texts; leave it out, repeated texts stay together."
+        )
+    if settings.group:
+        owners[settings.group] = "data.group"
     for name, task in tasks.items():
         column = task.column or name
         if column in owners:

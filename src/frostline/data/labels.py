@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from frostline.data.table import Column, Table, is_missing
+from frostline.data.cells import NameReader, read_names, read_number
+from frostline.data.table import Column, Table
 from frostline.errors import ConfigError, DataError, did_you_mean, listing
 from frostline.settings import Settings
 
@@ -54,8 +55,8 @@ class TaskSettings(Settings):
             raise ValueError("label_smoothing is for kind 'classification'")
         if self.separator and self.kind != "multilabel":
             raise ValueError("separator is for kind 'multilabel'")
-        if isinstance(self.class_weights, dict) and any(w < 0 for w in self.class_weights.values()):
-            raise ValueError("class_weights: a weight is negative")
+        if isinstance(self.class_weights, dict) and any(w <= 0 for w in self.class_weights.values()):
+            raise ValueError("class_weights: a weight must be above 0")
         return self
 
 
@@ -106,72 +107,12 @@ def label_column(name: str, settings: TaskSettings | Task) -> Column:
     """How the label column of a task is read."""
     column = settings.column or name
     if settings.kind == "regression":
-        return Column(column, lambda: _read_number, pa.float64())
+        return Column(column, lambda: read_number, pa.float64())
     if settings.kind == "multilabel":
         return Column(
-            column, lambda: lambda cell: _read_names(cell, settings.separator), pa.list_(pa.string())
+            column, lambda: lambda cell: read_names(cell, settings.separator), pa.list_(pa.string())
         )
-    return Column(column, _NameReader, pa.string())
-
-
-class _NameReader:
-    """Reads one label's name; refuses a column that changes between text and numbers."""
-
-    def __init__(self) -> None:
-        self.family = ""
-
-    def __call__(self, cell: Any) -> str | None:
-        if is_missing(cell):
-            return None
-        family = {str: "text", bool: "true/false", int: "numbers", float: "numbers"}.get(type(cell), "")
-        if not family:
-            raise ValueError(
-                f"a label is needed, {type(cell).__name__} arrived ({cell!r:.40}); for several labels a "
-                'text set kind = "multilabel"'
-            )
-        if self.family and family != self.family:
-            raise ValueError(f"changes type: {self.family} before, {family} here ({cell!r:.40})")
-        self.family = family
-        return label_name(cell)
-
-
-def label_name(cell: str | float | bool) -> str:
-    """The name of a label: text as it is, whole numbers without a point, true and false in small letters."""
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    return str(int(cell)) if float(cell).is_integer() else str(cell)
-
-
-def _read_number(cell: Any) -> float | None:
-    if is_missing(cell):
-        return None
-    if isinstance(cell, bool) or not isinstance(cell, int | float | str):
-        raise ValueError(f"a number is needed, {type(cell).__name__} arrived ({cell!r:.40})")
-    try:
-        number = float(cell)
-    except (ValueError, OverflowError):
-        raise ValueError(f"'{cell!s:.40}' is not a number") from None
-    if np.isnan(number):
-        return None
-    if np.isinf(number):
-        raise ValueError("a finite number is needed, infinity arrived")
-    return number
-
-
-def _read_names(cell: Any, separator: str | None) -> list[str] | None:
-    if is_missing(cell):
-        return None
-    if isinstance(cell, str):
-        if separator is None:
-            raise ValueError(
-                f"'{cell:.40}' is a text; for several labels give a list, or set the task's separator"
-            )
-        cell = [name.strip() for name in cell.split(separator) if name.strip()]
-    if not isinstance(cell, list) or not all(isinstance(name, str | int | float) for name in cell):
-        raise ValueError(f"a list of labels is needed, {type(cell).__name__} arrived ({cell!r:.40})")
-    return [label_name(name) for name in cell]
+    return Column(column, NameReader, pa.string())
 
 
 def resolve_task(name: str, settings: TaskSettings, table: Table) -> Task:
@@ -217,11 +158,10 @@ def _target_statistics(name: str, targets: LabelsN) -> dict[str, float]:
 
 
 def _check_labels(name: str, column: str, settings: TaskSettings, counts: Counter[str], rows: int) -> None:
-    fewest = 2 if settings.kind == "classification" else 1
-    if len(counts) < fewest:
+    if len(counts) < 2:
         raise DataError(
             f"tasks.{name}: column '{column}' has {len(counts)} label ({listing(counts)}) in {rows} labelled "
-            f"rows; at least {fewest} are needed."
+            "rows; at least 2 are needed."
         )
     if settings.labels is None and len(counts) > max(50, rows // 2):
         raise DataError(
@@ -282,6 +222,18 @@ def encode_labels(task: Task, table: Table) -> LabelsN:
                 raise _unknown_label(task, label, table.where(row))
             matrix[row, index[label]] = 1
     return matrix
+
+
+def check_learnable(task: Task, table: Table) -> None:
+    """Raises DataError when a sample or a hold-out left a task too few labels to learn from."""
+    labels = encode_labels(task, table)
+    present = np.unique(labels[is_labelled(labels)])
+    fewest = 2 if task.kind == "classification" else 1
+    if len(present) < fewest:
+        raise DataError(
+            f"tasks.{task.name}: {len(present)} labels are left of column '{task.column}' in {len(table)} "
+            f"training rows; at least {fewest} are needed. Give data.validation a file, or label more rows."
+        )
 
 
 def is_labelled(labels: LabelsN) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -105,13 +105,13 @@ def schema_of(path: Path) -> pa.Schema:
     Raises:
         DataError: a column of a JSONL file changes type.
     """
-    names = column_names(path)
     if format_of(path)[0] in {"csv", "tsv"}:
-        return pa.schema([(name, pa.string()) for name in names])
-    schema = pa.schema([(name, pa.null()) for name in names])
+        return pa.schema([(name, pa.string()) for name in column_names(path)])
+    schema = pa.schema([])
     for block in iter_blocks(path):
         if block.schema is not None:
             return block.schema
+        names = dict.fromkeys(name for row in block.rows for name in row)
         try:
             arrays = [pa.array([row.get(name) for row in block.rows]) for name in names]
             found = pa.schema([(name, array.type) for name, array in zip(names, arrays, strict=True)])
@@ -125,7 +125,7 @@ def schema_of(path: Path) -> pa.Schema:
 
 
 def rows_of(data: Any) -> Iterable[Row]:
-    """Rows of a list of dicts, a `datasets.Dataset`, a pandas DataFrame or a pyarrow Table.
+    """Rows of a list of dicts, a `datasets.Dataset`, a pandas or polars DataFrame, or a pyarrow Table.
 
     Raises:
         DataError: none of these, or an item that is not a dict.
@@ -134,7 +134,9 @@ def rows_of(data: Any) -> Iterable[Row]:
         data = data.to_pylist()
     elif hasattr(data, "to_list") and hasattr(data, "features"):  # datasets.Dataset
         data = _named_classes(data)
-    elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas.DataFrame
+    elif hasattr(data, "to_dicts"):  # polars.DataFrame
+        data = data.to_dicts()
+    elif hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas.DataFrame
         data = data.astype(object).where(data.notna(), None).to_dict("records")
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
         raise DataError(
@@ -144,7 +146,7 @@ def rows_of(data: Any) -> Iterable[Row]:
     for number, row in enumerate(data, 1):
         if not isinstance(row, dict):
             raise DataError(f"row {number}: a dict is needed, {type(row).__name__} arrived.")
-        yield without_surrogates({key: _plain(value) for key, value in row.items()})
+        yield without_surrogates({str(key): _plain(value) for key, value in row.items()})
 
 
 def _named_classes(dataset: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from frostline.data.labels import MISSING_CLASS, LabelsN, is_labelled
 from frostline.data.table import IntN, Table
@@ -25,10 +25,13 @@ def hold_out(
 ) -> tuple[IntN, IntN]:
     """Rows of training and of validation, each sorted.
 
+    Groups are drawn, stratified by what most of their rows are labelled; one that alone is larger than the
+    share to hold out stays in training.
+
     Args:
         table: all rows.
         fraction: share of the rows to hold out; met approximately where groups are large.
-        seed: of the shuffle.
+        seed: of the draw.
         labels: encoded labels of each task; their combinations are kept in proportion.
         text: column of the texts, whose repeats stay together when `group` is None.
         group: column whose equal values stay on one side.
@@ -36,24 +39,35 @@ def hold_out(
     Raises:
         DataError: too few rows or groups to hold any out.
     """
-    groups = _group_ids(table, group or text)
-    num_groups = int(groups.max()) + 1
-    folds = round(1 / fraction)
-    if num_groups < max(folds, 2):
+    group_N = _group_ids(table, group or text)
+    sizes = np.bincount(group_N)
+    small = np.flatnonzero(sizes <= max(1, fraction * len(table)))
+    if not len(small) or len(sizes) < max(2, round(1 / fraction)):
         raise DataError(
-            f"data.validation_fraction: {num_groups} different {'groups' if group else 'texts'} are too few "
+            f"data.validation_fraction: {len(sizes)} different {'groups' if group else 'texts'} are too few "
             f"to hold {fraction:.0%} out. Give data.validation a file, or more rows."
         )
-    strata, num_held = _strata(labels, len(table)), max(1, int(fraction * len(table)))
-    if num_groups == len(table):
-        parts = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
-        train, held = next(parts.split(np.zeros(len(table)), _without_rare(strata, fewest=2, most=num_held)))
-    else:
-        by_group = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        train, held = next(
-            by_group.split(np.zeros(len(table)), _without_rare(strata, fewest=folds, most=num_held), groups)
-        )
-    return np.sort(train), np.sort(held)
+    num_held = min(len(small), round(len(small) * fraction * len(table) / int(sizes[small].sum())))
+    held = _draw(small, _majority(_strata(labels, len(table)), group_N)[small], max(1, num_held), seed)
+    is_held_N = np.isin(group_N, held)
+    return np.flatnonzero(~is_held_N), np.flatnonzero(is_held_N)
+
+
+def _draw(groups: IntN, stratum: IntN, number: int, seed: int) -> IntN:
+    """`number` of the groups, stratified where the strata are large enough."""
+    if number >= len(groups):
+        return groups
+    strata = _without_rare(stratum, fewest=2, most=min(number, len(groups) - number))
+    parts = StratifiedShuffleSplit(n_splits=1, test_size=number, random_state=seed)
+    return np.asarray(groups[next(parts.split(groups, strata))[1]])
+
+
+def _majority(stratum_N: IntN, group_N: IntN) -> IntN:
+    """The most frequent stratum of every group's rows."""
+    pairs, counts = np.unique(np.stack([group_N, stratum_N]), axis=1, return_counts=True)
+    order = np.lexsort((-counts, pairs[0]))
+    _, first = np.unique(pairs[0][order], return_index=True)
+    return np.asarray(pairs[1][order][first])
 
 
 def sample(num_rows: int, *, most: int, seed: int) -> IntN:
@@ -71,11 +85,11 @@ def _group_ids(table: Table, column: str) -> IntN:
 
 
 def _strata(labels: Mapping[str, LabelsN], num_rows: int) -> IntN:
-    """A number for each combination of labels; many or continuous ones are taken coarsely."""
+    """A number for each combination of labels, regressions in bins; a task with too many is left out."""
     strata = np.zeros(num_rows, dtype=np.int64)
     for values in labels.values():
         codes = _codes(values)
-        if (int(strata.max()) + 1) * (int(codes.max()) + 1) > _MOST_STRATA:
+        if strata.any() and (int(strata.max()) + 1) * (int(codes.max()) + 1) > _MOST_STRATA:
             continue
         strata = strata * (int(codes.max()) + 1) + codes
     return strata

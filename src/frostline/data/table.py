@@ -6,7 +6,6 @@ the file and the row. Knows nothing of splits or models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +37,6 @@ class Source(Settings):
         if (self.path is None) == (self.rows is None):
             raise ValueError("a source needs a path")
         return self
-
-    @property
-    def name(self) -> str:
-        """What messages call this source."""
-        return str(self.path) if self.path else "row"
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of rows under the run's column names."""
@@ -93,9 +87,8 @@ class Table:
         return len(self.line_N)
 
     def where(self, row: int) -> str:
-        """Place of a row, as `file:line`."""
-        source = self.sources[int(self.source_N[row])]
-        return f"{source} {self.line_N[row]}" if source == "row" else f"{source}:{self.line_N[row]}"
+        """Place of a row, as `file:line`, or `data.train:row` for rows in memory."""
+        return f"{self.sources[int(self.source_N[row])]}:{self.line_N[row]}"
 
     def take(self, rows: IntN) -> Table:
         """The table of the given rows, in their order."""
@@ -103,29 +96,13 @@ class Table:
         return Table(columns, self.sources, self.source_N[rows], self.line_N[rows])
 
 
-def read_text(cell: Any) -> str | None:
-    """A text, or None for a missing or blank cell. Raises ValueError for anything but text."""
-    if is_missing(cell):
-        return None
-    if not isinstance(cell, str):
-        raise ValueError(f"a text is needed, {type(cell).__name__} arrived ({cell!r:.40})")
-    return cell
-
-
-def read_group(cell: Any) -> str | None:
-    """A group's name; numbers are taken by their decimal form."""
-    return None if is_missing(cell) else str(cell)
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN or a blank string."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
-
-
-def read_table(sources: Sequence[Source], columns: Sequence[Column]) -> Table:
+def read_table(sources: Sequence[Source], columns: Sequence[Column], *, split: str) -> Table:
     """Reads the columns from every source in order; a column that a source lacks is missing there.
+
+    Args:
+        sources: files or rows in memory.
+        columns: of different names.
+        split: what messages call rows in memory, after 'data.'.
 
     Raises:
         DataError: an indispensable column that no source has, a cell that its reader refuses, a required
@@ -135,15 +112,15 @@ def read_table(sources: Sequence[Source], columns: Sequence[Column]) -> Table:
     source_index: list[np.ndarray[Any, Any]] = []
     lines: list[np.ndarray[Any, Any]] = []
     seen: dict[str, None] = {}
+    names = tuple(str(source.path) if source.path else f"data.{split}" for source in sources)
     for index, source in enumerate(sources):
         readers = {column.name: column.build_reader() for column in columns}
         for block in source.blocks():
             seen.update(dict.fromkeys(name for row in block.rows for name in row))
             for column in columns:
-                chunks[column.name].append(_read_cells(source, block, column, readers[column.name]))
+                chunks[column.name].append(_read_cells(names[index], block, column, readers[column.name]))
             source_index.append(np.full(len(block.rows), index, dtype=np.int64))
             lines.append(np.asarray(block.lines, dtype=np.int64))
-    names = tuple(source.name for source in sources)
     if not lines:
         raise DataError(f"{listing(names)}: no rows.")
     _check_columns(names, columns, list(seen))
@@ -153,14 +130,13 @@ def read_table(sources: Sequence[Source], columns: Sequence[Column]) -> Table:
     return table
 
 
-def _read_cells(source: Source, block: Block, column: Column, read: Callable[[Any], Any]) -> pa.Array:
+def _read_cells(source: str, block: Block, column: Column, read: Callable[[Any], Any]) -> pa.Array:
     values = []
     for row, line in zip(block.rows, block.lines, strict=True):
         try:
             values.append(read(row.get(column.name)))
         except ValueError as error:
-            place = f"{source.name} {line}" if source.path is None else f"{source.name}:{line}"
-            raise DataError(f"{place}: column '{column.name}': {error}.") from error
+            raise DataError(f"{source}:{line}: column '{column.name}': {error}.") from error
     return pa.array(values, type=column.type)
 
 

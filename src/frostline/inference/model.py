@@ -33,7 +33,7 @@ Prediction = str | list[str] | float
 
 
 class Model:
-    """A loaded bundle.
+    """A loaded bundle; it takes the network over, and changes its number format and device.
 
     Attributes:
         tasks: its tasks by name, with their labels.
@@ -44,9 +44,8 @@ class Model:
     def __init__(
         self, network: MultitaskModel, about: BundleFile, *, precision: Precision, device: torch.device
     ) -> None:
-        self.network = network.to(device=device, dtype=precision.dtype).eval()
-        for task in network.tasks:
-            network.head(task).float()
+        self.network = network.to(device).eval()
+        network.backbone.to_format(precision.dtype)
         self.about = about
         self.precision = precision
         self.device = device

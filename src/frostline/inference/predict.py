@@ -1,4 +1,5 @@
-"""Files of any size through a model: predictions, embeddings and scores. Memory does not grow with the file.
+"""Files through a model: predictions and embeddings in blocks, with memory that does not grow with the file;
+scores, for which labels and logits of all rows are held.
 
 Rows keep their order and columns. A row without text keeps its place: its prediction is empty, its embedding
 NaN.
@@ -16,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from frostline.atomic import new_file
+from frostline.data.cells import read_text
 from frostline.data.dataset import DataSettings, text_columns
 from frostline.data.labels import Task, encode_labels, label_column
 from frostline.data.read import Block, Row, column_names, format_of, iter_blocks, schema_of
-from frostline.data.table import Source, read_table, read_text
+from frostline.data.table import Source, read_table
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.inference.model import Model, decide
 from frostline.inference.write import NpyWriter, row_writer
@@ -98,7 +100,7 @@ def embed_file(
     if target.suffix == ".npy":
         return _embed_npy(model, source, target, column, watch)
     width = model.network.backbone.width
-    if {".csv", ".tsv"} & set(target.suffixes):
+    if format_of(target)[0] in {"csv", "tsv"}:
         columns = [f"embedding_{i}" for i in range(width)]
         schema = pa.schema([(name, pa.float32()) for name in columns])
         return _transform(
@@ -153,7 +155,7 @@ def _transform(
     blocks = _checked_blocks(source, column, added)
     first = next(blocks, None)
     kind = format_of(target)[0]
-    names = [] if kind == "jsonl" else [*column_names(source), *added]
+    names = [*column_names(source), *added] if kind in {"csv", "tsv"} else []
     schema = pa.schema([*schema_of(source), *added_types]) if kind == "parquet" else None
     with row_writer(target, columns=names, schema=schema) as writer:
         for block in itertools.chain([first] if first else [], blocks):
@@ -220,7 +222,7 @@ def evaluate_file(model: Model, source: Path, *, text: str | None = None) -> dic
 
     settings = DataSettings(train=source, text=text or model.about.text_column)
     labels = [replace(label_column(name, task), may_be_absent=True) for name, task in model.tasks.items()]
-    table = read_table([Source(path=source)], [*text_columns(settings), *labels])
+    table = read_table([Source(path=source)], [*text_columns(settings), *labels], split="test")
     encoded = {name: encode_labels(task, table) for name, task in model.tasks.items()}
     logits = model.logits(table.columns[settings.text].to_pylist())
     scores = score_tasks(model.tasks, logits, encoded)

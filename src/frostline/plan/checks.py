@@ -32,6 +32,12 @@ def check_plan(
         if phase.thaw:
             _check_layers(f"{where}.thaw.to", phase.thaw.to, num_layers)
         _check_bands(where, phase, num_layers)
+    for task in tasks:
+        if not any(task in phase.learning_heads(tasks) for phase in phases):
+            raise ConfigError(
+                f"plan: the head of '{task}' learns in no phase. Add a phase that trains it, or take the "
+                "task out."
+            )
 
 
 def _check_tasks(where: str, phase: Phase, tasks: Collection[str], scored: Collection[str]) -> None:

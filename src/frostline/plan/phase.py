@@ -18,6 +18,13 @@ from frostline.settings import Settings
 TopLayers = int | Literal["all"]
 
 
+# What a phase that solves its heads has no use for.
+_DESCENT_KEYS = (
+    "backbone_lr", "head_lr", "layer_decay", "layer_lrs", "head_lrs", "epochs", "evaluations_per_epoch",
+    "until", "thaw", "warmup_steps", "lr_scheduler_type", "weight_decay",
+)  # fmt: skip
+
+
 class Until(Settings):
     """When a phase, or a depth of one that thaws, has learned what it can: the plateau."""
 
@@ -105,15 +112,25 @@ class Phase(Settings):
             raise ValueError('top_layers: a number of layers from 0, or "all"')
         if self.solver == "probe" and self.top_layers != 0:
             raise ValueError('solver = "probe" needs the whole backbone frozen: top_layers = 0')
-        if self.solver == "probe" and (self.until or self.thaw):
-            raise ValueError('solver = "probe" has no epochs, so it can have neither until nor thaw')
-        defaults = {name: type(self).model_fields[name].default for name in ("backbone_lr", "layer_decay")}
-        if self.layer_lrs and any(getattr(self, name) != default for name, default in defaults.items()):
-            raise ValueError("layer_lrs gives every layer its rate; drop backbone_lr and layer_decay")
+        if self.solver == "probe":
+            self._refuse(_DESCENT_KEYS, 'solver = "probe" does not descend, so it has no')
+        if self.top_layers == 0 and self.thaw is None:
+            self._refuse(("backbone_lr", "layer_decay", "layer_lrs"), "no layer learns here, so there is no")
+        if self.layer_lrs:
+            self._refuse(
+                ("backbone_lr", "layer_decay"), "layer_lrs gives every layer its rate, so there is no"
+            )
         if any(rate <= 0 for rate in self.head_lrs.values()):
             raise ValueError("head_lrs: a rate must be above 0")
         self._check_thaw()
         return self
+
+    def _refuse(self, keys: Collection[str], reason: str) -> None:
+        """Refuses keys that would have no effect; one at its default, as resolved files write it, passes."""
+        for key in keys:
+            field = type(self).model_fields[key]
+            if getattr(self, key) != field.get_default(call_default_factory=True):
+                raise ValueError(f"{reason} {key}")
 
     def _check_thaw(self) -> None:
         if self.thaw is None:

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from pydantic import ValidationError
 
-from frostline.errors import ConfigError, did_you_mean
+from frostline.errors import ConfigError, did_you_mean, listing
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.settings import Settings
 
@@ -67,7 +67,8 @@ def resolve_phases(settings: PlanSettings, *, tasks: Collection[str]) -> tuple[P
     *first, last = recipe.phases
     changes = settings.changes()
     if last.solver == "probe" and set(changes) - {"frozen_heads"}:
-        raise ConfigError(f"plan: recipe '{recipe.name}' solves its heads; it has no {', '.join(changes)}.")
+        refused = listing(set(changes) - {"frozen_heads"})
+        raise ConfigError(f"plan: recipe '{recipe.name}' solves its heads; it has no {refused}.")
     if last.top_layers == 0 and set(changes) & {"top_layers", "backbone_lr"}:
         raise ConfigError(
             f"plan: recipe '{recipe.name}' keeps the backbone frozen. Take 'top-layers' or 'full'."
@@ -75,7 +76,8 @@ def resolve_phases(settings: PlanSettings, *, tasks: Collection[str]) -> tuple[P
     try:
         return (*first, Phase.model_validate({**last.model_dump(), **changes}))
     except ValidationError as error:
-        raise ConfigError(f"plan: {error.errors()[0]['msg']}.") from error
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"plan: {reason} (in the last phase of recipe '{recipe.name}').") from error
 
 
 def _recipe(name: str) -> Recipe:

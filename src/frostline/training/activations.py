@@ -107,9 +107,10 @@ def embed(
 ) -> Iterator[tuple[IntN, torch.Tensor]]:
     """Yields rows and their embeddings (B, D) float32 for every text, longest first, without gradient.
 
-    In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch.
+    In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
+    backbone is left in eval mode.
     """
-    runner = copy.deepcopy(backbone).to(precision.dtype) if precision.format == "bf16" else backbone
+    runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
     runner.eval()
 
     def forward(rows: IntN) -> torch.Tensor:

@@ -59,26 +59,26 @@ def save_checkpoint(place: Path, checkpoint: Checkpoint, *, keep_last: int) -> N
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
+def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The newest checkpoint that is whole, and what is wrong with each newer one.
 
     Returns:
-        None without any checkpoint.
+        None without any checkpoint; the damaged ones by folder, with a sentence.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be trusted.
     """
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
     for place in _newest_first(folder):
         try:
             return _load(place), damaged
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged[place] = str(error)
     if damaged:
         raise CheckpointError(
-            f"no checkpoint can be trusted: {' '.join(damaged)} Train anew with --overwrite."
+            f"no checkpoint can be trusted: {' '.join(damaged.values())} Train anew with --overwrite."
         )
-    return None, []
+    return None, {}
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -93,6 +93,8 @@ def _load(place: Path) -> Checkpoint:
             if file_hash(place / Path(name).name) != digest:
                 raise CheckpointError(f"{place}: '{name}' is damaged (its hash differs).")
         state = json.loads((place / "state.json").read_text("utf-8"))
+        if state["format"] > FORMAT:
+            raise CheckpointError(f"{place}: is of format {state['format']}; upgrade frostline.")
         parts = {
             name: load_file(place / f"{name}.safetensors") if f"{name}.safetensors" in hashes else {}
             for name in ("weights", "optimizer", "best")
@@ -112,16 +114,8 @@ def optimizer_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
     }
 
 
-def restore_moments(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, moments: Tensors, *, drop_others: bool
-) -> None:
-    """Puts moments back by name.
-
-    Args:
-        model: owner of the parameters.
-        optimizer: changed.
-        moments: as `optimizer_moments` gave them.
-        drop_others: leave out moments of parameters that do not learn now, instead of refusing them.
+def restore_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer, moments: Tensors) -> None:
+    """Puts moments back by name, as `optimizer_moments` gave them; the optimizer is changed.
 
     Raises:
         CheckpointError: moments of a parameter that does not learn now.
@@ -130,11 +124,12 @@ def restore_moments(
     learning = {name: p for name, p in model.named_parameters() if id(p) in owned}
     for key, value in moments.items():
         name, _, part = key.rpartition("|")
-        if name in learning:
-            # AdamW counts its steps on the CPU unless it is told otherwise; fused, beside the parameter.
-            optimizer.state[learning[name]][part] = value.to(learning[name].device)
-        elif not drop_others:
-            raise CheckpointError(f"the checkpoint trains '{name}', which this plan does not.")
+        if name not in learning:
+            raise CheckpointError(
+                f"the checkpoint trains '{name}', which this plan does not. Train anew with --overwrite."
+            )
+        # AdamW counts its steps on the CPU unless it is told otherwise; fused, beside the parameter.
+        optimizer.state[learning[name]][part] = value.to(learning[name].device)
 
 
 def restore_weights(model: torch.nn.Module, weights: Tensors) -> None:
@@ -146,7 +141,9 @@ def restore_weights(model: torch.nn.Module, weights: Tensors) -> None:
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            raise CheckpointError(f"the checkpoint's weight '{name}' does not fit this model.")
+            raise CheckpointError(
+                f"the checkpoint's weight '{name}' does not fit this model. Train anew with --overwrite."
+            )
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ class Commits:
             RunError: the disk is full or may not be written; older checkpoints are untouched.
             TrainingError: a loss that is not finite; nothing is written.
         """
-        state.mean_losses()
+        state.check_finite()
         parameters = dict(model.named_parameters())
         content = {
             **state.content(),
@@ -80,7 +81,10 @@ class Commits:
             checkpoint.state, learned=set(checkpoint.weights), best=checkpoint.best, device=device
         )
         journal.cut(checkpoint.state["events_bytes"])
-        return state, checkpoint.moments, [f"{one} Going on from the one before." for one in damaged]
+        for place in damaged:  # so that it takes no place of a good one among those that are kept
+            shutil.rmtree(place, ignore_errors=True)
+        notes = [f"{sentence} Going on from the one before." for sentence in damaged.values()]
+        return state, checkpoint.moments, notes
 
     def _check_fingerprint(self, saved: Mapping[str, str]) -> None:
         changed = [what for what, digest in self.fingerprint.items() if saved.get(what) != digest]

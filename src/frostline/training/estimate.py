@@ -68,25 +68,30 @@ def _forward_seconds(
     """Seconds a text of a pass without gradient, from a random sample."""
     generator = np.random.default_rng(0)
     sample = generator.permutation(len(split))[:_SAMPLE]
-    start = time.perf_counter()
+    start = _now(device)
     for _ in embed(model.backbone, split.tokens.take(sample), precision=precision, device=device):
         pass
-    return (time.perf_counter() - start) / len(sample)
+    return (_now(device) - start) / len(sample)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _step_seconds(
     model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN]
 ) -> float:
     """Seconds a text of forward and backward, from a few batches of which the first only warms up."""
-    start, texts = time.perf_counter(), 0
+    start, texts = _now(activations.device), 0
     for number, rows in enumerate(batches):
         if number == 1:
-            start, texts = time.perf_counter(), 0
+            start, texts = _now(activations.device), 0
         with activations.precision.autocast(activations.device):
             given = activations.batch(split, rows, depth=model.frozen_depth)
             embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
         embedding_BD.sum().backward()  # type: ignore[no-untyped-call]
         texts += len(rows)
-    if activations.device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / texts
+    return (_now(activations.device) - start) / texts

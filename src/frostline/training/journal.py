@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from frostline.errors import CheckpointError
+
 Event = dict[str, Any]
 
 
@@ -40,7 +42,16 @@ class Journal:
         return self._stream.tell() or self.path.stat().st_size
 
     def cut(self, size_bytes: int) -> None:
-        """Forgets what came after a checkpoint, since it will happen again."""
+        """Forgets what came after a checkpoint, since it will happen again.
+
+        Raises:
+            CheckpointError: the log is shorter than it was at the checkpoint.
+        """
+        if self.path.stat().st_size < size_bytes:
+            raise CheckpointError(
+                f"{self.path}: is shorter than when the checkpoint was taken. Put it back, or train anew "
+                "with --overwrite."
+            )
         self._stream.truncate(size_bytes)
         self._stream.seek(0, os.SEEK_END)
 

@@ -30,7 +30,7 @@ from frostline.training.evaluate import evaluate, main_scores, mean_score
 from frostline.training.journal import Journal
 from frostline.training.losses import add_gradients
 from frostline.training.probe import solve_head
-from frostline.training.settings import TrainSettings, epoch_steps, step_seed
+from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
 from frostline.training.state import Best, State
 
 _LOG_STEPS = 25
@@ -113,14 +113,10 @@ class Trainer:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _announce(self, event: str, phase: Phase, frost: Frost) -> None:
-        self.journal.write(
-            event,
-            step=self.state.position.step,
-            phase=phase.name,
-            frozen_depth=self.model.frozen_depth,
-            frozen_heads=list(phase.frozen_heads),
-            frozen_tensors=frost.num_tensors,
-        )
+        """Writes down where the frost line is."""
+        at, depth, heads = self.state.position, self.model.frozen_depth, list(phase.frozen_heads)
+        frozen = {"frozen_depth": depth, "frozen_heads": heads, "frozen_tensors": frost.num_tensors}
+        self.journal.write(event, step=at.step, phase=phase.name, **frozen)
 
     def _fill(self) -> None:
         """Stores the embeddings of what training and evaluation read."""
@@ -136,10 +132,10 @@ class Trainer:
         for name in phase.learning_heads(self.model.tasks):
             found = solve_head(
                 self.model.head(name),
-                self.activations.embeddings(train),
-                train.labels[name],
-                self.activations.embeddings(held),
-                held.labels[name],
+                train_ND=self.activations.embeddings(train),
+                train_labels=train.labels[name],
+                held_ND=self.activations.embeddings(held),
+                held_labels=held.labels[name],
             )
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
@@ -154,26 +150,23 @@ class Trainer:
         total_steps = sum(len(epoch_steps(train, settings, epoch=first + i)) for i in range(phase.epochs))
         self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
         for number in range(self.state.position.round, phase.epochs * phase.evaluations_per_epoch):
-            for batches in self._round(phase, first, number)[self.state.position.batch :]:
+            epoch, part = divmod(number, phase.evaluations_per_epoch)
+            steps = epoch_steps(train, settings, epoch=first + epoch)
+            for batches in part_of(steps, part, phase.evaluations_per_epoch)[
+                self.state.position.round_step :
+            ]:
                 self._set_rates(phase, self.state.position.phase_step, total_steps)
                 self._step(phase, batches)
                 self._advance(phase, total_steps)
             self._log_losses(phase)
             self._evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
-            self.state.position = replace(self.state.position, round=number + 1, batch=0)
+            self.state.position = replace(self.state.position, round=number + 1, round_step=0)
             if self._saw_plateau(phase):
                 if len(self.state.thaws) + 1 == len(self._depths(phase)):
                     break
                 frost = self._thaw(phase, frost)
         self._restore_best()
         return frost
-
-    def _round(self, phase: Phase, first_epoch: int, number: int) -> list[list[IntN]]:
-        """Steps of a round: an epoch of the run, or one of the parts between its evaluations."""
-        epoch, part = divmod(number, phase.evaluations_per_epoch)
-        steps = epoch_steps(self.splits["train"], self.settings, epoch=first_epoch + epoch)
-        start, end = (len(steps) * i // phase.evaluations_per_epoch for i in (part, part + 1))
-        return steps[start:end]
 
     def _regroup(self, phase: Phase) -> None:
         """An optimizer for what learns now; what goes on learning keeps its moments, what woke has none."""
@@ -182,9 +175,10 @@ class Trainer:
         woke = {stage: step for step, (above, below) in moves for stage in range(below, above)}
         groups = build_groups(self.model, phase, woke=woke)
         self._optimizer = build_optimizer(self.model, groups, keep=self._optimizer)
-        # At the start of a phase, what learned before and is frozen now leaves its moments behind.
-        begins = self.state.position.phase_step == 0
-        restore_moments(self.model, self._optimizer, self._moments, drop_others=begins)
+        if self.state.position.phase_step == 0:  # what learned before and is frozen now leaves its moments
+            learning = self._learning()
+            self._moments = {k: v for k, v in self._moments.items() if k.rpartition("|")[0] in learning}
+        restore_moments(self.model, self._optimizer, self._moments)
         self._moments = {}
 
     def _thaw(self, phase: Phase, frost: Frost) -> Frost:
@@ -193,7 +187,7 @@ class Trainer:
         self._restore_best()
         self.state.thaws.append(self.state.position.phase_step)
         frost = self._freeze(phase)
-        if self.state.best:  # what wakes belongs to the best weights as it was when it slept
+        if self.state.best and self.state.best.weights:  # what wakes belongs to them as it was when it slept
             waking = self._learning().items()
             self.state.best.weights = {n: p.detach().clone() for n, p in waking} | self.state.best.weights
         self.state.plateau.rest()
@@ -207,7 +201,7 @@ class Trainer:
         return phase.until is not None and self.state.plateau.saw(scores, phase.until)
 
     def _restore_best(self) -> None:
-        if self.state.best and self.settings.select == "best":
+        if self.state.best:
             restore_weights(self.model, self.state.best.weights)
 
     def _set_rates(self, phase: Phase, step: int, total_steps: int) -> None:
@@ -223,20 +217,25 @@ class Trainer:
         losses = add_gradients(self.model, self.activations, self.splits["train"], batches, heads=heads)
         for name, loss in losses.items():
             self.state.losses.setdefault(name, []).append(loss)
-        torch.nn.utils.clip_grad_norm_(self._learning().values(), self.settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._learning().values(), self.settings.max_grad_norm)
+        self.state.grad_norms.append(norm.detach())
         self._optimizer.step()
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
         at = self.state.position
-        self.state.position = replace(at, batch=at.batch + 1, phase_step=at.phase_step + 1, step=at.step + 1)
+        self.state.position = replace(
+            at, round_step=at.round_step + 1, phase_step=at.phase_step + 1, step=at.step + 1
+        )
         self.journal.show(
             {"event": "progress", "phase": phase.name, "done": at.phase_step + 1, "total": total_steps}
         )
         if self.state.position.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
-        if self.stop_asked or self.commits.is_due:
+        stop = self.stop_asked  # read once: a signal may come between two reads
+        if stop or self.commits.is_due:
             self._save()
-        self._leave_if_asked()
+        if stop:
+            raise Interrupted
 
     def _leave_if_asked(self) -> None:
         """Leaves between two steps, or before the first step of a phase, which the last commit leads to."""
@@ -245,23 +244,24 @@ class Trainer:
 
     def _log_losses(self, phase: Phase) -> None:
         """Writes the mean losses since the last line."""
-        means = self.state.mean_losses()
-        self.state.losses = {}
+        means = self.state.take_means()
         if means:
             assert self._optimizer is not None, "no optimizer"
             lr = max(group["lr"] for group in self._optimizer.param_groups)
-            self.journal.write("steps", step=self.state.position.step, phase=phase.name, loss=means, lr=lr)
+            self.journal.write("steps", step=self.state.position.step, phase=phase.name, **means, lr=lr)
 
     def _evaluate(self, phase: Phase, *, epoch: float) -> None:
         depth = self.model.frozen_depth
         tasks = evaluate(self.model, self.splits["validation"], self.activations, depth=depth)
         scores = {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
         at = self.state.position
-        self.journal.write("evaluation", step=at.step, phase=phase.name, epoch=epoch, **scores)
+        main = main_scores(self.model.tasks, tasks)
+        self.journal.write("evaluation", step=at.step, phase=phase.name, epoch=epoch, **scores, main=main)
         self.state.latest = scores
         best = self.state.best
         if best is None or self._watched(phase, scores) > self._watched(phase, best.scores):
-            self.state.best = Best(scores, {n: p.detach().clone() for n, p in self._learning().items()})
+            kept = self._learning() if self.settings.select == "best" else {}
+            self.state.best = Best(scores, {n: p.detach().clone() for n, p in kept.items()})
 
     def _watched(self, phase: Phase, scores: dict[str, Any]) -> float:
         """The number by which the best weights of a phase are chosen."""

@@ -19,12 +19,8 @@ def draw_curves(events: Sequence[Event]) -> Any:
         points = [(event["step"], event["loss"][task]) for event in steps if task in event["loss"]]
         loss_axes.plot(*zip(*points, strict=True), label=task, linewidth=1.2)
     evaluations = [event for event in events if event["event"] == "evaluation"]
-    for task in sorted({task for event in evaluations for task in event["tasks"]}):
-        points = [
-            (event["step"], event["tasks"][task].get("macro_f1", event["tasks"][task].get("pearson")))
-            for event in evaluations
-            if task in event["tasks"]
-        ]
+    for task in sorted({task for event in evaluations for task in event["main"]}):
+        points = [(event["step"], event["main"][task]) for event in evaluations if task in event["main"]]
         score_axes.plot(*zip(*points, strict=True), label=task, marker="o", markersize=3.5, linewidth=1.2)
     for axes, title in ((loss_axes, "training loss (1: knows nothing)"), (score_axes, "validation score")):
         for event in events:

@@ -8,7 +8,7 @@ Shapes: N texts, D width, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from frostline.model.heads import Head
 from frostline.training.evaluate import score_task
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_BLIND_STRENGTH = 0.03
 _PATIENCE = 2
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
 def solve_head(
-    head: Head, train_ND: Matrix, train_labels: LabelsN, held_ND: Matrix, held_labels: LabelsN
+    head: Head, *, train_ND: Matrix, train_labels: LabelsN, held_ND: Matrix, held_labels: LabelsN
 ) -> dict[str, float]:
     """Solves a head to convergence and writes the solution into it.
 
@@ -34,20 +35,21 @@ def solve_head(
         train_ND: embeddings as `encode` returns them.
         train_labels: as `encode_labels` made them.
         held_ND: embeddings by which the strength is chosen.
-        held_labels: their labels; without any, the middle strength is taken.
+        held_labels: their labels; without any, a strength of 0.03 is taken.
 
     Returns:
-        The strength C taken (1 / alpha for ridge regression) and its validation score.
+        The strength C taken (1 / alpha for ridge regression) and its validation score; no score without
+        validation labels.
     """
     known, held = is_labelled(train_labels), is_labelled(held_labels)
     features = train_ND[known] * head.input_scale
-    best_score, best_strength, since_best = -np.inf, _STRENGTHS[3], 0
+    best_score, best_strength, since_best = -np.inf, _BLIND_STRENGTH, 0
     best: tuple[Matrix, Matrix] | None = None
-    for strength, weight_CD, bias_C in _solutions(head.task, features, train_labels[known]):
+    strengths = _STRENGTHS if held.any() else (_BLIND_STRENGTH,)
+    for strength, weight_CD, bias_C in _solutions(head.task, features, train_labels[known], strengths):
         if not held.any():
-            if strength == best_strength:
-                best, best_score = (weight_CD, bias_C), float("nan")
-            continue
+            best = (weight_CD, bias_C)
+            break
         logits = held_ND[held] * head.input_scale @ weight_CD.T + bias_C
         score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
         if score > best_score:
@@ -60,20 +62,22 @@ def solve_head(
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(best[0]))
         head.linear.bias.copy_(torch.from_numpy(best[1]))
-    return {"strength": best_strength, "score": float(best_score)}
+    return {"strength": best_strength} | ({"score": float(best_score)} if held.any() else {})
 
 
-def _solutions(task: Task, features_ND: Matrix, labels: LabelsN) -> Iterator[tuple[float, Matrix, Matrix]]:
+def _solutions(
+    task: Task, features_ND: Matrix, labels: LabelsN, strengths: Sequence[float]
+) -> Iterator[tuple[float, Matrix, Matrix]]:
     """Weight (C, D) and bias (C,) for each strength, weakest first, each started from the one before."""
     if task.kind == "regression":
         target = (labels - task.target_mean) / task.target_std
-        for strength in _STRENGTHS:
+        for strength in strengths:
             ridge = Ridge(alpha=1 / strength).fit(features_ND, target)
             yield strength, ridge.coef_[None, :], np.asarray([ridge.intercept_])
         return
     columns = [labels] if task.kind == "classification" else list(labels.T.astype(np.int64))
     models = [_logistic(task, column) for column in range(len(columns))]
-    for strength in _STRENGTHS:
+    for strength in strengths:
         fits = []
         for model, column in zip(models, columns, strict=True):
             fits.append(_fit(model.set_params(C=strength), features_ND, column, task))

@@ -55,6 +55,12 @@ def epoch_steps(split: Split, settings: TrainSettings, *, epoch: int) -> list[li
     return [[rows for batch in parts[i : i + size] for rows in batch] for i in range(0, len(parts), size)]
 
 
+def part_of(steps: list[list[IntN]], number: int, num_parts: int) -> list[list[IntN]]:
+    """One of `num_parts` stretches of an epoch's steps, as equal as can be."""
+    start, end = (len(steps) * i // num_parts for i in (number, number + 1))
+    return steps[start:end]
+
+
 def step_seed(settings: TrainSettings, *, step: int) -> int:
     """The seed of a step's dropout.
 

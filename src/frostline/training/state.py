@@ -24,14 +24,14 @@ class Position:
     Attributes:
         phase: phases that are done.
         round: rounds of this phase that are done; a round is what lies between two evaluations.
-        batch: steps of this round that are done.
+        round_step: steps of this round that are done.
         phase_step: steps of this phase that are done.
         step: steps of the run that are done.
     """
 
     phase: int = 0
     round: int = 0
-    batch: int = 0
+    round_step: int = 0
     phase_step: int = 0
     step: int = 0
 
@@ -57,6 +57,7 @@ class State:
         thaws: steps of this phase at which its frost line moved down.
         plateau: what this phase saw of the watched scores.
         losses: of each task since the last line of the log.
+        grad_norms: of each step since then, before clipping.
         phase_seconds: spent in this phase by earlier processes.
         run_seconds: spent in the run by earlier processes.
     """
@@ -69,6 +70,7 @@ class State:
     thaws: list[int] = field(default_factory=list)
     plateau: Plateau = field(default_factory=Plateau)
     losses: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    grad_norms: list[torch.Tensor] = field(default_factory=list)
     phase_seconds: float = 0.0
     run_seconds: float = 0.0
 
@@ -78,19 +80,33 @@ class State:
         self.best, self.latest, self.phase_seconds = None, {}, 0.0
         self.thaws, self.plateau = [], Plateau()
 
-    def mean_losses(self) -> dict[str, float]:
-        """Mean loss of each task since the last line; the only place where they are read from the device.
+    def check_finite(self) -> None:
+        """Raises TrainingError when a loss or gradient since the last line of the log is not finite."""
+        self._means()
+
+    def take_means(self) -> dict[str, Any]:
+        """Mean loss of each task and mean norm of the gradients since the last line of the log, which are
+        forgotten; empty when there was no step.
 
         Raises:
-            TrainingError: a loss that is NaN or infinite.
+            TrainingError: one of them is NaN or infinite.
         """
-        means = {task: float(torch.stack(parts).mean()) for task, parts in self.losses.items()}
-        if not all(math.isfinite(mean) for mean in means.values()):
-            raise TrainingError(
-                f"step {self.position.step}: the loss is not finite ({means}). The last checkpoint is kept. "
-                'Try a smaller rate, or train.precision = "fp32".'
-            )
+        means = self._means()
+        self.losses, self.grad_norms = {}, []
         return means
+
+    def _means(self) -> dict[str, Any]:
+        if not self.grad_norms:
+            return {}
+        losses = {task: float(torch.stack(parts).mean()) for task, parts in self.losses.items()}
+        norm = float(torch.stack(self.grad_norms).mean())
+        if not all(map(math.isfinite, (*losses.values(), norm))):
+            raise TrainingError(
+                f"step {self.position.step}: the loss or its gradient is not finite (losses {losses}, "
+                f"gradient {norm}). The last checkpoint is kept. Try a smaller rate, or "
+                'train.precision = "fp32".'
+            )
+        return {"loss": losses, "grad_norm": norm}
 
     def content(self) -> dict[str, Any]:
         """All but the tensors, as JSON; floats keep every bit."""
@@ -102,6 +118,7 @@ class State:
             "thaws": self.thaws,
             "plateau": self.plateau.content(),
             "losses": {task: [float(part) for part in parts] for task, parts in self.losses.items()},
+            "grad_norms": [float(norm) for norm in self.grad_norms],
             "phase_seconds": self.phase_seconds,
             "run_seconds": self.run_seconds,
         }
@@ -124,6 +141,7 @@ class State:
                 task: [torch.tensor(part, device=device) for part in parts]
                 for task, parts in content["losses"].items()
             },
+            grad_norms=[torch.tensor(norm, device=device) for norm in content["grad_norms"]],
             phase_seconds=content["phase_seconds"],
             run_seconds=content["run_seconds"],
         )

@@ -1,0 +1,97 @@
+"""What a cell means: a text, a group, a label's name, several names, a number, or nothing.
+
+Each reader gives None for a missing cell and raises ValueError, without a place, for one that it refuses;
+callers know file and row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def read_text(cell: Any) -> str | None:
+    """A text, or None for a missing or blank cell. Raises ValueError for anything but text."""
+    if is_missing(cell):
+        return None
+    if not isinstance(cell, str):
+        raise ValueError(f"a text is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    return cell
+
+
+def read_group(cell: Any) -> str | None:
+    """A group's name; numbers are taken by their decimal form."""
+    return None if is_missing(cell) else str(cell)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN or a blank string."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+class NameReader:
+    """Reads one label's name; refuses a column that changes between text and numbers."""
+
+    def __init__(self) -> None:
+        self.family = ""
+
+    def __call__(self, cell: Any) -> str | None:
+        """The name, or None for a missing cell."""
+        if is_missing(cell):
+            return None
+        family = {str: "text", bool: "true/false", int: "numbers", float: "numbers"}.get(type(cell), "")
+        if not family:
+            raise ValueError(
+                f"a label is needed, {type(cell).__name__} arrived ({cell!r:.40}); for several labels a "
+                'text set kind = "multilabel"'
+            )
+        if self.family and family != self.family:
+            raise ValueError(f"changes type: {self.family} before, {family} here ({cell!r:.40})")
+        self.family = family
+        return label_name(cell)
+
+
+def label_name(cell: str | float | bool) -> str:
+    """The name of a label: text as it is, whole numbers without a point, true and false in small letters."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return str(int(cell)) if float(cell).is_integer() else str(cell)
+
+
+def read_number(cell: Any) -> float | None:
+    """A finite number, also one written as text."""
+    if is_missing(cell):
+        return None
+    if isinstance(cell, bool) or not isinstance(cell, int | float | str):
+        raise ValueError(f"a number is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    try:
+        number = float(cell)
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{cell!s:.40}' is not a number") from None
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise ValueError("a finite number is needed, infinity arrived")
+    return number
+
+
+def read_names(cell: Any, separator: str | None) -> list[str] | None:
+    """Names of several labels: a list, which may be empty, or a text that `separator` divides."""
+    if is_missing(cell):
+        return None
+    if isinstance(cell, str):
+        if separator is None:
+            raise ValueError(
+                f"'{cell:.40}' is a text; for several labels give a list, or set the task's separator"
+            )
+        cell = [name.strip() for name in cell.split(separator) if name.strip()]
+    if not isinstance(cell, list):
+        raise ValueError(f"a list of labels is needed, {type(cell).__name__} arrived ({cell!r:.40})")
+    for name in cell:
+        if not isinstance(name, str | int | float):
+            raise ValueError(f"a list of labels is needed, it holds {type(name).__name__} ({name!r:.40})")
+    return [label_name(name) for name in cell]
