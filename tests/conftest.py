@@ -10,6 +10,7 @@ os.environ["TQDM_DISABLE"] = "1"
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -28,6 +29,7 @@ from transformers import (
 from frostline import train
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.domains import ModelSettings
+from frostline.training.journal import read_events
 
 TOPICS = {
     "sport": ["goal", "team", "match"],
@@ -155,6 +157,20 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, number) in enumerate({"train": 240, "validation": 60, "test": 60}.items()):
         write_jsonl(folder / f"{name}.jsonl", toy_rows(number, seed=seed))
     return folder
+
+
+def events(folder: Path) -> list[dict]:
+    """The log of a run without what a clock decides."""
+    clock = {"seconds", "phase_seconds", "run_seconds"}
+    return [
+        {k: v for k, v in event.items() if k not in clock} for event in read_events(folder / "events.jsonl")
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's model."""
+    files = sorted((folder / "model").rglob("*.safetensors"))
+    return {f"{file.relative_to(folder)}:{k}": v for file in files for k, v in load_file(file).items()}
 
 
 def build_content(tiny: Path, toy: Path) -> dict:

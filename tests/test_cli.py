@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tomli_w
 
+from conftest import weights
 from frostline.cli import main
 from frostline.config import Config
 
@@ -316,13 +317,6 @@ def wait_for(folder, pattern, process, *, seconds=120):
         time.sleep(0.02)
 
 
-def tensors(folder):
-    from safetensors.torch import load_file
-
-    files = sorted((folder / "model").rglob("*.safetensors"))
-    return {f"{file.relative_to(folder)}:{k}": v for file in files for k, v in load_file(file).items()}
-
-
 @pytest.fixture
 def long_file(content, tmp_path):
     content["plan"]["phases"][1]["epochs"] = 20
@@ -347,7 +341,7 @@ def test_a_killed_or_stopped_process_goes_on_to_the_same_weights(cli, long_file,
         assert "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
     assert cli("resume", tmp_path / "run")[0] == 0
-    first, second = tensors(tmp_path / "unbroken"), tensors(tmp_path / "run")
+    first, second = weights(tmp_path / "unbroken"), weights(tmp_path / "run")
     assert first.keys() == second.keys()
     assert all((first[name] == second[name]).all() for name in first)
     leftovers = [path for path in Path(tmp_path / "run").rglob(".*") if path.name != ".lock"]

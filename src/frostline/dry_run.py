@@ -9,7 +9,7 @@ from typing import Any
 from frostline.config import Config
 from frostline.plan.phase import Phase
 from frostline.plan.picture import Trainability, build_trainability, draw_trainability, save_figure
-from frostline.run import prepare
+from frostline.prepare import prepare
 from frostline.training.estimate import estimate_seconds
 
 

@@ -8,22 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import frostline as fl
+from conftest import events, weights
 from frostline.config import Config
 from frostline.errors import CheckpointError, RunError, TrainingError
 from frostline.training.checkpoint import load_newest
-from frostline.training.journal import read_events
-
-TIMES = {"seconds", "phase_seconds", "run_seconds"}
-
-
-def events(folder):
-    """The log without what a clock decides."""
-    return [{k: v for k, v in e.items() if k not in TIMES} for e in read_events(folder / "events.jsonl")]
-
-
-def weights(folder):
-    files = sorted((folder / "model").rglob("*.safetensors"))
-    return {f"{file.relative_to(folder)}:{k}": v for file in files for k, v in load_file(file).items()}
 
 
 def same(first, second):

@@ -8,18 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import frostline as fl
-from frostline.training.journal import read_events
-
-TIMES = {"seconds", "phase_seconds", "run_seconds"}
-
-
-def events(folder):
-    return [{k: v for k, v in e.items() if k not in TIMES} for e in read_events(folder / "events.jsonl")]
-
-
-def weights(folder):
-    files = sorted((folder / "model").rglob("*.safetensors"))
-    return {f"{file.relative_to(folder)}:{k}": v for file in files for k, v in load_file(file).items()}
+from conftest import events, weights
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""A run made ready: data and model loaded, the plan checked against them, every default written out.
+
+Trains nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from frostline.config import Config
+from frostline.data.batches import Split, tokenize
+from frostline.data.dataset import Tables, load_tables
+from frostline.data.labels import encode_labels, is_labelled
+from frostline.errors import DataError, listing
+from frostline.model.backbone import Backbone, load_backbone
+from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.checks import check_plan, plan_warnings
+from frostline.plan.freeze import tensor_hash
+from frostline.plan.phase import Phase, PlanSettings
+from frostline.plan.recipes import resolve_phases
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run ready to start.
+
+    Attributes:
+        config: with the plan's phases, the labels and what this machine decided written out.
+        splits: tokenised, with encoded labels, by name.
+        model: pretrained, its heads at zero.
+        phases: of the plan.
+        precision: number format that training will take.
+        device: where it will run.
+        warnings: what the user should know, a sentence each.
+    """
+
+    config: Config
+    splits: dict[str, Split]
+    model: MultitaskModel
+    phases: tuple[Phase, ...]
+    precision: Precision
+    device: torch.device
+    warnings: tuple[str, ...]
+
+
+def prepare(config: Config) -> Prepared:
+    """Loads data and model and checks the plan against them.
+
+    Raises:
+        FrostlineError: anything that would go wrong later and can be known now.
+    """
+    phases = resolve_phases(config.plan, tasks=config.tasks)
+    tables = load_tables(config.data, config.tasks, seed=config.train.seed)
+    backbone = load_backbone(config.model)
+    device = choose_device(config.train.device)
+    precision = choose_precision(config.train.precision, device=device, width=backbone.width)
+    model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout).to(device)
+    splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
+    scored = {name for name, labels in splits["validation"].labels.items() if is_labelled(labels).any()}
+    if not scored:
+        columns = listing(task.column for task in tables.tasks)
+        raise DataError(f"data.validation: no row has a label of any task. Columns looked for: {columns}.")
+    check_plan(phases, tasks=config.tasks, num_layers=backbone.num_layers, scored=scored)
+    warnings = (
+        *tables.warnings,
+        *plan_warnings(phases),
+        *(
+            f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
+            for task in tables.tasks
+            if task.name not in scored
+        ),
+        *_cut_texts(splits["train"], backbone.max_length),
+    )
+    resolved = _resolved(config, phases, tables, precision, device)
+    return Prepared(resolved, splits, model, phases, precision, device, warnings)
+
+
+def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Split:
+    table = tables.splits[name]
+    texts = (str(text) for text in table.columns[config.data.text])
+    tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
+    return Split(name, tokens, {task.name: encode_labels(task, table) for task in tables.tasks})
+
+
+def _cut_texts(train: Split, max_length: int) -> Iterator[str]:
+    """A sentence when more than one text in a hundred is cut."""
+    num_cut = int((train.tokens.length_N >= max_length).sum())
+    if num_cut > len(train) / 100:
+        yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
+
+
+def _resolved(
+    config: Config, phases: tuple[Phase, ...], tables: Tables, precision: Precision, device: torch.device
+) -> Config:
+    tasks = {
+        task.name: config.tasks[task.name].model_copy(
+            update={"labels": task.labels or None, "column": task.column}
+        )
+        for task in tables.tasks
+    }
+    tokens = config.train.batch_tokens or forward_tokens(device)
+    train = config.train.model_copy(update={"precision": precision.format, "batch_tokens": tokens})
+    return config.model_copy(update={"plan": PlanSettings(phases=phases), "tasks": tasks, "train": train})
+
+
+def fingerprint(prepared: Prepared) -> dict[str, str]:
+    """Hashes of what must be the same for a run to go on exactly, by what a message calls it."""
+    data = hashlib.sha256()
+    for name, split in prepared.splits.items():
+        data.update(name.encode() + split.tokens.ids_T.tobytes() + split.tokens.offset_N1.tobytes())
+        for task, labels in split.labels.items():
+            data.update(task.encode() + labels.tobytes())
+    weights = hashlib.sha256()
+    for name, parameter in prepared.model.backbone.named_parameters():
+        weights.update(f"{name} {tensor_hash(parameter)} ".encode())
+    settings = prepared.config.train.model_dump(mode="json", exclude={"save_seconds", "keep_last", "device"})
+    tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
+    parts = {
+        "data": data.hexdigest(),
+        "pretrained weights": weights.hexdigest(),
+        "device": prepared.device.type,
+        "plan": json.dumps([phase.model_dump(mode="json") for phase in prepared.phases]),
+        "tasks": json.dumps(tasks),
+        "model": prepared.config.model.model_dump_json(),
+        "training settings": json.dumps(settings),
+        "number of threads": str(torch.get_num_threads()),
+    }
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
