@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench torture clean
 
 demo: .venv/.demo
 	$(BIN)/frostline train examples/demo.toml --overwrite
@@ -27,6 +27,9 @@ format: .venv/.dev
 
 bench: .venv/.demo
 	$(BIN)/python benchmarks/recipes.py
+
+torture: .venv/.dev
+	$(BIN)/python tests/torture.py --kills 300
 
 clean:
 	rm -rf .venv runs build dist
