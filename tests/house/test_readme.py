@@ -39,7 +39,11 @@ def place(tmp_path_factory):
         patch.chdir(place)
         for block in blocks(PAGES[0], "python"):
             exec(block, {})
-        for command in ("init examples/opinions -o mine.toml", "train mine.toml --set plan.recipe=features"):
+        for command in (
+            "init examples/opinions -o mine.toml",
+            "train mine.toml --set plan.recipe=features",
+            "train examples/demo.toml",
+        ):
             patch.setattr(sys, "argv", ["frostline", *command.split()])
             main_quietly()
         shutil.copytree("runs/mine", "runs/opinions")
