@@ -292,6 +292,12 @@ def test_debug_shows_the_traceback(file, tmp_path):
     assert "ConfigError" in done.stderr
 
 
+def test_the_version_is_printed(cli):
+    from importlib.metadata import version
+
+    assert cli("--version")[:2] == (0, f"frostline {version('frostline')}\n")
+
+
 def test_help_is_quick_and_names_every_command():
     command = [sys.executable, "-m", "frostline", "--help"]
     seconds = []

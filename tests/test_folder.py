@@ -29,6 +29,7 @@ def test_notes_beside_a_run_keep_it_from_being_replaced(content, tmp_path):
 def test_what_a_kill_left_half_written_is_cleared_and_hidden_files_stay(content, tmp_path):
     run = fl.train(content, output=tmp_path / "run")
     half = [run.folder / ".report.json.x1", run.folder / "checkpoints" / ".step-00000001-phase-00.x2"]
+    (run.folder / "report.json").unlink()
     half[0].write_text("{")
     half[1].mkdir()
     (run.folder / ".gitignore").write_text("*")
@@ -45,6 +46,7 @@ def test_a_file_in_the_way_is_refused(content, tmp_path):
 
 def test_a_log_that_was_cut_is_refused_at_resume(content, tmp_path):
     run = fl.train(content, output=tmp_path / "run")
+    (run.folder / "report.json").unlink()
     (run.folder / "events.jsonl").write_text("")
     with pytest.raises(CheckpointError, match="events.jsonl: is shorter than when the checkpoint was taken"):
         fl.resume(run.folder)
@@ -59,6 +61,7 @@ def test_other_pretrained_weights_are_refused_at_resume(content, tmp_path):
     shutil.copytree(content["model"]["backbone"], folder)
     content["model"]["backbone"] = str(folder)
     run = fl.train(content, output=tmp_path / "run")
+    (run.folder / "report.json").unlink()
     save_encoder(folder, CONFIGS["bert"], seed=1)
     with pytest.raises(CheckpointError, match="the pretrained weights changed since"):
         fl.resume(run.folder)
@@ -66,6 +69,7 @@ def test_other_pretrained_weights_are_refused_at_resume(content, tmp_path):
 
 def test_a_run_may_be_moved_and_resumed_from_anywhere(content, tmp_path, monkeypatch):
     run = fl.train(content, output=tmp_path / "run")
+    (run.folder / "report.json").unlink()
     run.folder.rename(tmp_path / "moved")
     monkeypatch.chdir("/")
     assert fl.resume(tmp_path / "moved").report["test"] == run.report["test"]

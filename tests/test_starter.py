@@ -31,7 +31,7 @@ def test_kinds_are_guessed_from_the_cells(tmp_path):
     rows = [
         {
             "id": str(i), "review": f"a long text with the number {i}", "stars": i % 5, "score": i / 7,
-            "tags": ["a"], "author": f"p{i % 9}", "my label": "yes" if i % 2 else "no", "empty": None,
+            "tags": ["a"], "marks": ["x;y", "y; z", "z", "x"][i % 4], "author": f"p{i % 9}", "my label": "yes" if i % 2 else "no", "empty": None,
         }
         for i in range(100)
     ]  # fmt: skip
@@ -41,9 +41,11 @@ def test_kinds_are_guessed_from_the_cells(tmp_path):
     assert config.data.text == "review"
     assert config.data.group == "author"
     assert {name: task.kind for name, task in config.tasks.items()} == {
-        "stars": "classification", "score": "regression", "tags": "multilabel", "my_label": "classification",
+        "stars": "classification", "score": "regression", "tags": "multilabel", "marks": "multilabel",
+        "my_label": "classification",
     }  # fmt: skip
     assert config.tasks["my_label"].column == "my label"
+    assert config.tasks["marks"].separator == ";"
 
 
 def test_columns_whose_names_cannot_be_tasks_get_names_of_their_own(tmp_path):

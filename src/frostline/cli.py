@@ -32,8 +32,19 @@ Precision = Annotated[str, typer.Option("--precision", help="auto | bf16 | fp32"
 Debug = typer.Option("--debug", help="Show the traceback of an error.")
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"frostline {version('frostline')}")
+        raise typer.Exit
+
+
+Version = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+
+
 @app.callback()
-def _settings(debug: Annotated[bool, Debug] = False) -> None:
+def _settings(debug: Annotated[bool, Debug] = False, version: Annotated[bool, Version] = False) -> None:
     if debug:
         os.environ["FROSTLINE_DEBUG"] = "1"
 

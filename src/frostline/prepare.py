@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
-from frostline.data.labels import encode_labels, is_labelled
+from frostline.data.labels import Task, encode_labels, is_labelled
 from frostline.errors import DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
@@ -75,6 +76,7 @@ def prepare(config: Config) -> Prepared:
             for task in tables.tasks
             if task.name not in scored
         ),
+        *(said for task in tables.tasks for said in _unseen_labels(task, splits["validation"])),
         *_cut_texts(splits["train"], backbone.max_length),
     )
     resolved = _resolved(config, phases, tables, precision, device)
@@ -86,6 +88,21 @@ def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Spl
     texts = (str(text) for text in table.columns[config.data.text])
     tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
     return Split(name, tokens, {task.name: encode_labels(task, table) for task in tables.tasks})
+
+
+def _unseen_labels(task: Task, validation: Split) -> Iterator[str]:
+    """A sentence when labels of a task do not occur in validation, so that its score says nothing of them."""
+    labels = validation.labels[task.name]
+    known = labels[is_labelled(labels)]
+    if task.kind == "regression" or not len(known):
+        return
+    counts = known.sum(axis=0) if known.ndim == 2 else np.bincount(known, minlength=task.num_outputs)
+    unseen = [label for label, count in zip(task.labels, counts, strict=True) if not count]
+    if unseen:
+        yield (
+            f"no validation row has these labels of '{task.name}', so its score says nothing of them: "
+            f"{listing(unseen)}."
+        )
 
 
 def _cut_texts(train: Split, max_length: int) -> Iterator[str]:

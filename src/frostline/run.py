@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 
 from frostline.atomic import write_text
 from frostline.config import Config
-from frostline.errors import Interrupted, RunError, TrainingError
+from frostline.errors import ConfigError, Interrupted, RunError, TrainingError
 from frostline.folder import check_free, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.plan.picture import build_trainability
@@ -73,6 +74,10 @@ def train(
     if isinstance(config, str | Path):
         config = Config.load(config)
     elif not isinstance(config, Config):
+        if not isinstance(config, Mapping):
+            raise ConfigError(
+                f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived."
+            )
         config = Config.build(config)
     config = config.located(Path.cwd())
     with locked(folder):
@@ -87,6 +92,8 @@ def train(
 def resume(folder: str | Path, *, show: Show | None = None) -> Run:
     """Goes on with a run from its last checkpoint that can be trusted, or from its start.
 
+    A run that has ended is left as it is.
+
     Raises:
         RunError: no run is there, or it is in use.
         CheckpointError: data or plan changed, or no checkpoint is whole.
@@ -96,6 +103,12 @@ def resume(folder: str | Path, *, show: Show | None = None) -> Run:
     if not (folder / "config.toml").is_file():
         raise RunError(f"{folder}: holds no config.toml, so there is no run to go on with.")
     with locked(folder):
+        if (folder / "report.json").is_file():  # which is written last
+            report = json.loads((folder / "report.json").read_text("utf-8"))
+            if show:
+                show({"event": "warning", "message": "the run has ended already; nothing is left to do."})
+                show({"event": "done", "folder": str(folder), "report": report})
+            return Run(folder, report)
         return _carry_out(prepare(Config.load(folder / "config.toml")), folder, started, show)
 
 

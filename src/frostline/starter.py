@@ -15,6 +15,7 @@ _LOOK_ROWS = 4096
 _MOST_LABELS = 50
 _TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
 _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
+_SEPARATORS = (";", "|")
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -108,7 +109,11 @@ def _kind(cells: list[Any]) -> Row | None:
     if not all(isinstance(cell, str | int | float | bool) for cell in cells):
         return None
     distinct = {label_name(cell) for cell in cells}
-    if 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 5)):
+    for separator in _SEPARATORS:
+        parts = {part.strip() for name in distinct for part in name.split(separator)}
+        if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
+            return {"kind": "multilabel", "separator": separator}
+    if 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 3)):
         return {}
     try:
         numbers = [float(cell) for cell in cells]

@@ -57,6 +57,10 @@ def _figure(value: Any) -> str:
     return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
+def _stages(number: int) -> str:
+    return f"{number} stage{'s' if number != 1 else ''}"
+
+
 def show_dry_run(console: Console, found: DryRun, *, picture: Path) -> None:
     """The plan table and the estimate."""
     for sentence in found.warnings:
@@ -142,11 +146,11 @@ class Watcher:
     def _on_phase(self, event: Mapping[str, Any]) -> None:
         self.close()
         self.console.print(
-            f"[bold]phase {escape(event['phase'])}[/bold] ({event['frozen_depth']} stages frozen)"
+            f"[bold]phase {escape(event['phase'])}[/bold] ({_stages(event['frozen_depth'])} frozen)"
         )
 
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
-        self.console.print(f"  plateau: the frost line moves down ({event['frozen_depth']} stages frozen)")
+        self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
     def _on_embedding(self, event: Mapping[str, Any]) -> None:
         self.progress(f"embedding {event['split']} texts", event["done"], event["total"])
@@ -155,7 +159,7 @@ class Watcher:
         self.progress("training steps", event["done"], event["total"])
 
     def _on_solved(self, event: Mapping[str, Any]) -> None:
-        self.console.print(f"  {escape(event['task'])} head solved, C = {event['strength']:g}")
+        self.console.print(f"  {escape(event['task'])} head solved, strength {event['strength']:g}")
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self.close()

@@ -79,7 +79,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"no such file"):
         read(tmp_path / "none.csv")
     (tmp_path / "dir.csv").mkdir()
-    with pytest.raises(DataError, match=r"is not a file"):
+    with pytest.raises(DataError, match=r"is a folder. Give a file in it"):
         read(tmp_path / "dir.csv")
 
 

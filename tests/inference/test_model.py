@@ -68,6 +68,15 @@ def test_what_is_no_text_is_refused_by_its_index(model):
         model.predict(["soup", None])
     with pytest.raises(fl.FrostlineError, match=r"a list of texts is needed, str arrived"):
         model.predict("soup")
+    for wrong in (None, 5):
+        with pytest.raises(fl.FrostlineError, match=r"a list of texts is needed"):
+            model.encode(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, [1, 2], "x", np.zeros(32), np.zeros((2, 5))])
+def test_what_is_no_matrix_of_embeddings_is_refused(model, wrong):
+    with pytest.raises(fl.FrostlineError, match=r"embeddings: a matrix \(N, 32\) is needed"):
+        model.classify(wrong)
 
 
 def test_bf16_answers_alike(model, trained):

@@ -102,9 +102,23 @@ def test_a_phase_that_freezes_what_learned_before_can_be_resumed_at_its_start(co
 def test_a_finished_run_resumes_to_the_same_model(content, tmp_path):
     run = fl.train(content, output=tmp_path / "run")
     before = weights(run.folder)
+    said = []
+    assert fl.resume(run.folder, show=said.append).report == run.report
+    assert "has ended already" in said[0]["message"]
+    (run.folder / "report.json").unlink()  # as if it had been killed while writing its results
     again = fl.resume(run.folder)
     assert same(before, weights(run.folder))
     assert again.report["phases"] == run.report["phases"]
+
+
+def test_labels_that_validation_lacks_are_said(content, toy, tmp_path):
+    rows = [json.loads(line) for line in (toy / "validation.jsonl").read_text().splitlines()]
+    content["data"]["validation"] = [row for row in rows if row["topic"] != "food"]
+    content["plan"] = {"recipe": "features"}
+    warnings = fl.train(content, output=tmp_path / "run").report["warnings"]
+    assert (
+        "no validation row has these labels of 'topic', so its score says nothing of them: food." in warnings
+    )
 
 
 def test_a_flipped_byte_in_the_newest_checkpoint_falls_back_to_the_one_before(content, tmp_path):
@@ -272,6 +286,7 @@ def test_rows_of_a_generator_are_kept_for_a_resume(content, toy, tmp_path):
     content["data"]["train"] = (json.loads(line) for line in lines)
     run = fl.train(content, output=tmp_path / "run")
     assert len((run.folder / "data" / "train.jsonl").read_text().splitlines()) == len(lines)
+    (run.folder / "report.json").unlink()
     fl.resume(run.folder)
 
 

@@ -72,6 +72,8 @@ def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
     Raises:
         DataError: no such file, unknown format, or a row that cannot be parsed (its line is named).
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder. Give a file in it.")
     kind, is_gzipped = format_of(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file." if not path.exists() else f"{path}: is not a file.")

@@ -5,7 +5,7 @@ Shapes: N texts, C labels, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -80,7 +80,15 @@ class Model:
     def logits_of(
         self, embedding_ND: np.ndarray[Any, Any]
     ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """`logits` from embeddings that `encode` made earlier."""
+        """`logits` from embeddings that `encode` made earlier.
+
+        Raises:
+            DataError: no matrix of numbers as wide as the model's embeddings.
+        """
+        width = self.network.backbone.width
+        if getattr(embedding_ND, "ndim", 0) != 2 or embedding_ND.shape[1] != width:
+            shape = getattr(embedding_ND, "shape", type(embedding_ND).__name__)
+            raise DataError(f"embeddings: a matrix (N, {width}) is needed, {shape} arrived.")
         given = torch.from_numpy(np.ascontiguousarray(embedding_ND, dtype=np.float32)).to(self.device)
         with torch.inference_mode():
             return {name: values.cpu().numpy() for name, values in self.network.logits(given).items()}
@@ -147,8 +155,8 @@ def decide(task: Task, values: np.ndarray[Any, Any]) -> list[Prediction]:
 
 
 def _clean(texts: Sequence[Any]) -> list[str]:
-    if isinstance(texts, str):
-        raise DataError("texts: a list of texts is needed, str arrived.")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise DataError(f"texts: a list of texts is needed, {type(texts).__name__} arrived.")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{index}]: a text is needed, {type(text).__name__} arrived.")

@@ -100,6 +100,8 @@ def embed_file(
     if target.suffix == ".npy":
         return _embed_npy(model, source, target, column, watch)
     width = model.network.backbone.width
+    if target.suffix == ".npz":
+        raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
     if format_of(target)[0] in {"csv", "tsv"}:
         columns = [f"embedding_{i}" for i in range(width)]
         schema = pa.schema([(name, pa.float32()) for name in columns])
