@@ -24,14 +24,12 @@ class Trainability:
         num_parameters: of each row.
         columns: names of the phases and their depths.
         rates: for each row, the rate in each column; None is frozen, 0 is solved without a rate.
-        num_unused: parameters that no embedding depends on.
     """
 
     rows: tuple[str, ...]
     num_parameters: tuple[int, ...]
     columns: tuple[str, ...]
     rates: tuple[tuple[float | None, ...], ...]
-    num_unused: int = 0
 
     def num_trained(self, column: int) -> int:
         """Parameters that learn in a column."""
@@ -75,7 +73,6 @@ def build_trainability(
                 for stage in stages
             ),
         ),
-        num_unused=owners.get(None, 0),
     )
 
 
