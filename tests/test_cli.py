@@ -123,8 +123,9 @@ def test_evaluate_prints_a_table_or_the_scores(cli, trained):
     assert "macro_f1" in out
     found = json.loads(cli("evaluate", trained, data, "--json", "--precision", "fp32")[1])
     assert found == json.loads((trained / "report.json").read_text())["test"]
-    assert set(found["tasks"]["topic"]) == {"macro_f1", "accuracy", "num_labelled"}
-    assert set(found["tasks"]["stars"]) == {"mae", "rmse", "pearson", "num_labelled"}
+    assert set(found["tasks"]["topic"]) == {"macro_f1", "accuracy", "ece", "num_labelled", "intervals"}
+    low, high = found["tasks"]["topic"]["intervals"]["macro_f1"]
+    assert low <= found["tasks"]["topic"]["macro_f1"] <= high
 
 
 def test_predict_and_embed_write_files(cli, trained, tmp_path):

@@ -108,6 +108,12 @@ def train(
         Path | None, typer.Option("--output", "-o", help="The run's folder; else runs/NAME.")
     ] = None,
     changes: Changes = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Start from a finished model's heads too.")
+    ] = None,
+    alone: Annotated[
+        bool, typer.Option("--each-task-alone", help="Train each task by itself too, to compare.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -115,8 +121,11 @@ def train(
     from frostline import run as runs
 
     folder = output or Path("runs") / config.stem
+    changes = [*(changes or []), *(["train.each_task_alone=true"] if alone else [])]
     _watched(
-        lambda show: runs.train(_load(config, changes), output=folder, overwrite=overwrite, show=show),
+        lambda show: runs.train(
+            _load(config, changes), output=folder, start_from=bundle, overwrite=overwrite, show=show
+        ),
         folder,
         as_json,
     )

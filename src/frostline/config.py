@@ -123,15 +123,26 @@ class Config(Settings):
                     else source
                     for source in sources
                 )
-        model, backbone = self.model, _absolute(Path(self.model.backbone).expanduser(), folder)
-        if backbone.is_dir():
-            model = model.model_copy(update={"backbone": str(backbone)})
-        return self.model_copy(update={"data": self.data.model_copy(update=moved), "model": model})
+        tasks = {
+            name: task.model_copy(update={"head_from": _absolute_folder(task.head_from, folder)})
+            if task.head_from
+            else task
+            for name, task in self.tasks.items()
+        }
+        model = self.model.model_copy(update={"backbone": _absolute_folder(self.model.backbone, folder)})
+        data = self.data.model_copy(update=moved)
+        return self.model_copy(update={"data": data, "model": model, "tasks": tasks})
 
 
 def _absolute(path: Path, folder: Path) -> Path:
     beside = folder / path
     return (beside if not path.exists() and beside.exists() else path).absolute()
+
+
+def _absolute_folder(name: str, folder: Path) -> str:
+    """A folder's absolute path; a name that is no folder stays."""
+    place = _absolute(Path(name).expanduser(), folder)
+    return str(place) if place.is_dir() else name
 
 
 def _with_lists(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The folder of one run: who owns it, what is in it, and when it may be used.
 
-config.toml  events.jsonl  checkpoints/  trainability.png  curves.png  report.json  model/  data/
+config.toml  events.jsonl  checkpoints/  trainability.png  curves.png  report.json  model/  data/  alone/
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _RESULTS = (
     "curves.png",
     "report.json",
     "model",
+    "alone",
 )
 _DATA = "data"
 _LOCK = ".lock"

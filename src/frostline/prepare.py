@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,15 +16,21 @@ import torch
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
-from frostline.data.labels import Task, encode_labels, is_labelled
-from frostline.errors import DataError, listing
+from frostline.data.labels import Task, encode_labels, is_labelled, take_over
+from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
+from frostline.model.borrowed import BorrowedHead, find_head, put_head
 from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
+from frostline.model.domains import find_backbone
 from frostline.model.multitask import MultitaskModel
+from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.freeze import tensor_hash
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
+
+# Training settings that change no step of a run.
+_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone"}
 
 
 @dataclass(frozen=True)
@@ -56,31 +62,128 @@ def prepare(config: Config) -> Prepared:
     Raises:
         FrostlineError: anything that would go wrong later and can be known now.
     """
-    phases = resolve_phases(config.plan, tasks=config.tasks)
-    tables = load_tables(config.data, config.tasks, seed=config.train.seed)
+    if config.train.each_task_alone and len(config.tasks) < 2:
+        raise ConfigError("train.each_task_alone: there is one task, which is alone already.")
+    frozen = [name for name, task in config.tasks.items() if task.frozen]
+    phases = resolve_phases(config.plan, tasks=config.tasks, frozen=frozen)
+    heads = {name: find_head(name, task.head_from) for name, task in config.tasks.items() if task.head_from}
+    config = _with_heads(config, heads)
+    given = {name: head.task for name, head in heads.items()}
+    tables = load_tables(config.data, config.tasks, seed=config.train.seed, given=given)
     backbone = load_backbone(config.model)
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device=device, width=backbone.width)
-    model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout).to(device)
+    model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout)
+    said = [put_head(model, head) for head in heads.values()]
+    model.to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
-    scored = {name for name, labels in splits["validation"].labels.items() if is_labelled(labels).any()}
+    labelled, scored = (_labelled(splits[name]) for name in ("train", "validation"))
     if not scored:
         columns = listing(task.column for task in tables.tasks)
         raise DataError(f"data.validation: no row has a label of any task. Columns looked for: {columns}.")
-    check_plan(phases, tasks=config.tasks, num_layers=backbone.num_layers, scored=scored)
+    check_plan(
+        phases,
+        tasks=config.tasks,
+        num_layers=backbone.num_layers,
+        labelled=labelled,
+        scored=scored,
+        taken=heads,
+    )
     warnings = (
         *tables.warnings,
+        *(sentence for sentence in said if sentence),
         *plan_warnings(phases),
+        *_fork_costs(model, phases),
         *(
             f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
             for task in tables.tasks
-            if task.name not in scored
+            if task.name not in scored and any(task.name not in phase.frozen_heads for phase in phases)
         ),
         *(said for task in tables.tasks for said in _unseen_labels(task, splits["validation"])),
         *_cut_texts(splits["train"], backbone.max_length),
     )
     resolved = _resolved(config, phases, tables, precision, device)
     return Prepared(resolved, splits, model, phases, precision, device, warnings)
+
+
+def prepare_alone(prepared: Prepared, task: str) -> Prepared:
+    """The same run for one task by itself: the same rows, the pretrained model afresh, the plan's phases.
+
+    Args:
+        prepared: of the run with all tasks.
+        task: one whose head learns in some phase.
+    """
+    config = prepared.config
+    phases = phases_alone(prepared.phases, task)
+    model = MultitaskModel(
+        load_backbone(config.model), (prepared.model.tasks[task],), dropout=config.model.dropout
+    )
+    source = config.tasks[task].head_from
+    if source:
+        put_head(model, find_head(task, source))
+    splits = {
+        name: Split(name, split.tokens, {task: split.labels[task]}) for name, split in prepared.splits.items()
+    }
+    train = config.train.model_copy(update={"each_task_alone": False})
+    alone = {"plan": PlanSettings(phases=phases), "tasks": {task: config.tasks[task]}, "train": train}
+    return replace(
+        prepared,
+        config=config.model_copy(update=alone),
+        splits=splits,
+        model=model.to(prepared.device),
+        phases=phases,
+        warnings=(),
+    )
+
+
+def _with_heads(config: Config, heads: Mapping[str, BorrowedHead]) -> Config:
+    """The config with kinds, labels and pooling of heads from elsewhere.
+
+    Raises:
+        ConfigError: the file says otherwise, or two heads read different poolings.
+    """
+    tasks = {
+        name: take_over(name, task, heads[name].task) if name in heads else task
+        for name, task in config.tasks.items()
+    }
+    poolings = {head.pooling for head in heads.values() if head.pooling}
+    if len(poolings) > 1:
+        raise ConfigError(
+            f"tasks: heads from elsewhere read different poolings ({listing(sorted(poolings))})."
+        )
+    pooling = config.model.pooling or next(iter(poolings), None)
+    if not _says_its_pooling(config.model.backbone):
+        config = config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})})
+    return config.model_copy(update={"tasks": tasks})
+
+
+def _says_its_pooling(backbone: str) -> bool:
+    return (find_backbone(backbone).folder / "modules.json").is_file()
+
+
+def _labelled(split: Split) -> set[str]:
+    """Tasks with a label in a split."""
+    return {name for name, labels in split.labels.items() if is_labelled(labels).any()}
+
+
+def _fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
+    """What stages of their own will cost, a sentence for each phase that gives some to a head."""
+    num_layers = model.backbone.num_layers
+    for phase in phases:
+        if phase.protect != "fork":
+            continue
+        depth = phase.depths(num_layers)[-1]
+        size = sum(
+            parameter.numel()
+            for name, parameter in model.backbone.named_parameters()
+            if (stage := model.backbone.stage_of[name]) is not None and stage >= depth
+        )
+        layers = num_layers + 1 - max(1, depth)
+        yield (
+            f"phase '{phase.name}': a private copy of {layers} of {num_layers} layers for "
+            f"{listing(phase.frozen_heads)} makes a prediction {layers / num_layers:.0%} slower "
+            f"for each head and the model {size * 4 / 2**20:.0f} MiB larger."
+        )
 
 
 def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Split:
@@ -134,9 +237,9 @@ def fingerprint(prepared: Prepared) -> dict[str, str]:
         for task, labels in split.labels.items():
             data.update(task.encode() + labels.tobytes())
     weights = hashlib.sha256()
-    for name, parameter in prepared.model.backbone.named_parameters():
+    for name, parameter in prepared.model.named_parameters():
         weights.update(f"{name} {tensor_hash(parameter)} ".encode())
-    settings = prepared.config.train.model_dump(mode="json", exclude={"save_seconds", "keep_last", "device"})
+    settings = prepared.config.train.model_dump(mode="json", exclude=_NO_MATTER)
     tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
     parts = {
         "data": data.hexdigest(),

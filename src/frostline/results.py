@@ -1,4 +1,4 @@
-"""What a run leaves: the bundle, the report and the pictures."""
+"""What a run leaves: its verdict, the bundle, the report and the pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from frostline.atomic import write_json
 from frostline.data.batches import Split
+from frostline.data.labels import LabelsN, Task
 from frostline.inference.model import Model
 from frostline.model.bundle import BundleFile, save_bundle
 from frostline.model.card import build_card
@@ -23,7 +24,9 @@ from frostline.model.device import Precision
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.picture import build_trainability, draw_trainability, save_figure
-from frostline.training.evaluate import mean_score, score_tasks
+from frostline.training.calibration import calibrate, calibration_report
+from frostline.training.evaluate import mean_score, score_task, score_tasks
+from frostline.training.intervals import add_intervals, difference_interval
 from frostline.training.journal import read_events
 from frostline.training.picture import draw_curves
 
@@ -42,11 +45,94 @@ class Trained:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the finished model is worth, in the number format in which it will be loaded.
+
+    Attributes:
+        validation: `{"score": …, "tasks": {name: scores}}`, with intervals.
+        test: the same; None without a test split.
+        calibration: by task, what was fitted on validation (see `calibration_report`).
+        logits: of the test split, or of validation without one.
+    """
+
+    validation: dict[str, Any]
+    test: dict[str, Any] | None
+    calibration: dict[str, dict[str, Any]]
+    logits: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def split(self) -> str:
+        """The split by which the model is judged."""
+        return "test" if self.test else "validation"
+
+
+def judge(trained: Trained) -> Verdict:
+    """Calibrates the heads that learned, on validation, and scores the model on validation and test.
+
+    The scores are those of `frostline evaluate`: a copy of the model is scored, in the number format in which
+    the bundle will be loaded. `trained.model` is given the temperatures and thresholds.
+    """
+    loaded = Model(
+        copy.deepcopy(trained.model),
+        _describe(trained, scores={}),
+        precision=trained.precision,
+        device=trained.device,
+    )
+    held = trained.splits["validation"]
+    logits = loaded.logits_of_tokens(held.tokens)
+    calibration = {}
+    for name, task in tuple(loaded.tasks.items()):
+        learned = any(name in phase.learning_heads(loaded.tasks) for phase in trained.phases)
+        fitted = calibrate(task, logits[name], held.labels[name]) if learned else task
+        if fitted != task:
+            calibration[name] = calibration_report(task, fitted, logits[name], held.labels[name])
+            for model in (trained.model, loaded.network):
+                model.set_task(fitted)
+    validation = _scored(loaded, logits, held)
+    test = None
+    if "test" in trained.splits:
+        logits = loaded.logits_of_tokens(trained.splits["test"].tokens)
+        test = _scored(loaded, logits, trained.splits["test"])
+    return Verdict(validation, test, calibration, logits)
+
+
+def _scored(model: Model, logits: dict[str, np.ndarray[Any, Any]], split: Split) -> dict[str, Any]:
+    scores = score_tasks(model.tasks, logits, split.labels)
+    with_intervals = add_intervals(model.tasks, scores, logits, split.labels)
+    return {"score": mean_score(model.tasks, scores), "tasks": with_intervals}
+
+
+def compare_alone(
+    alone: tuple[Task, np.ndarray[Any, Any]], together: tuple[Task, np.ndarray[Any, Any]], labels: LabelsN
+) -> dict[str, Any]:
+    """A task trained by itself against the same task trained with others, on the same rows.
+
+    Args:
+        alone: the task, with its thresholds, and its logits.
+        together: the same, trained with others.
+        labels: of the rows.
+
+    Returns:
+        Its main score both ways, and `change`, what the company brought, with its 95 % interval (paired).
+    """
+    task = alone[0]
+    first, second = (score_task(one, logits, labels)[task.main_score] for one, logits in (alone, together))
+    interval = difference_interval(alone, together, labels)
+    return {
+        "score": task.main_score,
+        "alone": first,
+        "together": second,
+        "change": second - first,
+        "interval": list(interval),
+    }
+
+
 def build_report(
     trained: Trained,
+    verdict: Verdict,
     *,
     phases: list[dict[str, Any]],
-    test: dict[str, Any] | None,
     seconds: float,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
@@ -54,16 +140,18 @@ def build_report(
 
     Args:
         trained: the model and its splits.
+        verdict: what it is worth.
         phases: a report of each phase.
-        test: scores on the test split.
         seconds: of the whole run.
         warnings: what the user was told.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     device = trained.device
     return {
-        "validation": phases[-1]["validation"],
-        "test": test,
+        "validation": verdict.validation,
+        "test": verdict.test,
+        "calibration": verdict.calibration,
+        "leak": next((phase["leak"] for phase in reversed(phases) if phase["leak"]), {}),
         "phases": phases,
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
@@ -78,31 +166,18 @@ def build_report(
     }
 
 
-def score_test(trained: Trained) -> dict[str, Any] | None:
-    """Scores on the test split, those of `frostline evaluate`; None without one.
-
-    A copy of the model is scored, in the number format in which the bundle will be loaded.
+def write_results(trained: Trained, verdict: Verdict, folder: Path, report: dict[str, Any]) -> None:
+    """Writes `model/`, `trainability.png` and `curves.png`, each whole; `report.json` is written last, by the
+    caller.
     """
-    if "test" not in trained.splits:
-        return None
-    about = _describe(trained, scores={})
-    loaded = Model(copy.deepcopy(trained.model), about, precision=trained.precision, device=trained.device)
-    split = trained.splits["test"]
-    scores = score_tasks(loaded.tasks, loaded.logits_of(loaded.encode_tokens(split.tokens)), split.labels)
-    return {"score": mean_score(loaded.tasks, scores), "tasks": scores}
-
-
-def write_results(trained: Trained, folder: Path, report: dict[str, Any]) -> None:
-    """Writes `model/`, `trainability.png`, `curves.png` and `report.json`, each whole."""
     model = trained.model
-    about = _describe(trained, scores=report["test"] or report["validation"])
-    card = build_card(tuple(model.tasks.values()), about, split="test" if report["test"] else "validation")
+    about = _describe(trained, scores=report[verdict.split])
+    card = build_card(tuple(model.tasks.values()), about, split=verdict.split)
     save_bundle(model, folder / "model", about=about, card=card)
     reached = [phase["frozen_depths"] for phase in report["phases"]]
     trainability = build_trainability(model, trained.phases, reached=reached)
     save_figure(draw_trainability(trainability), folder / "trainability.png")
     save_figure(draw_curves(list(read_events(folder / "events.jsonl"))), folder / "curves.png")
-    write_json(folder / "report.json", report)
 
 
 def _describe(trained: Trained, *, scores: dict[str, Any]) -> BundleFile:

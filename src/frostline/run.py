@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
-from frostline.atomic import write_text
+from frostline.atomic import write_json, write_text
 from frostline.config import Config
+from frostline.data.labels import is_labelled
 from frostline.errors import ConfigError, Interrupted, RunError, TrainingError
 from frostline.folder import check_free, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.plan.picture import build_trainability
-from frostline.prepare import Prepared, fingerprint, prepare
-from frostline.results import Trained, build_report, score_test, write_results
+from frostline.prepare import Prepared, fingerprint, prepare, prepare_alone
+from frostline.results import Trained, Verdict, build_report, compare_alone, judge, write_results
+from frostline.start import with_bundle
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
 from frostline.training.journal import Event, Journal
@@ -50,6 +52,7 @@ def train(
     config: Config | str | Path | Mapping[str, Any],
     *,
     output: str | Path | None = None,
+    start_from: str | Path | None = None,
     overwrite: bool = False,
     show: Show | None = None,
 ) -> Run:
@@ -58,6 +61,8 @@ def train(
     Args:
         config: a `Config`, the path of a TOML file, or its content as nested dicts.
         output: the run's folder; None: `runs/` and the file's name.
+        start_from: a bundle or a run's folder, whose backbone and heads the run takes over; heads of tasks
+            that the config does not name stay frozen.
         overwrite: replace a run that stands there.
         show: called with every event as it happens.
 
@@ -79,6 +84,8 @@ def train(
                 f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived."
             )
         config = Config.build(config)
+    if start_from is not None:
+        config = with_bundle(config, start_from)
     config = config.located(Path.cwd())
     with locked(folder):
         check_free(folder, overwrite=overwrite)
@@ -145,13 +152,41 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         trained = Trained(
             model, prepared.phases, prepared.splits, prepared.config.data.text, prepared.precision, device
         )
-        test = score_test(trained)
+        verdict = judge(trained)
         report = build_report(
-            trained, phases=trainer.state.reports, test=test, seconds=trainer.seconds(), warnings=notes
+            trained, verdict, phases=trainer.state.reports, seconds=trainer.seconds(), warnings=notes
         )
-        write_results(trained, folder, report)
+        write_results(trained, verdict, folder, report)
+        if prepared.config.train.each_task_alone:
+            report["alone"] = _each_alone(prepared, trained, verdict, folder, show)
+        write_json(folder / "report.json", report)
         journal.show({"event": "done", "folder": str(folder), "report": report})
     return Run(folder, report)
+
+
+def _each_alone(
+    prepared: Prepared, trained: Trained, verdict: Verdict, folder: Path, show: Show | None
+) -> dict[str, dict[str, Any]]:
+    """What each task that learns reaches by itself, under `alone/`; see `compare_alone`."""
+    split = trained.splits[verdict.split]
+    found = {}
+    for name, task in trained.model.tasks.items():
+        if not any(name in phase.learning_heads(trained.model.tasks) for phase in prepared.phases):
+            continue
+        place = folder / "alone" / name
+        if not (place / "report.json").is_file():
+            if show:
+                show({"event": "alone", "task": name})
+            single = prepare_alone(prepared, name)
+            place.mkdir(parents=True, exist_ok=True)
+            write_text(place / "config.toml", single.config.to_toml())
+            _carry_out(single, place, time.monotonic(), show)
+        if is_labelled(split.labels[name]).any():
+            alone = load(place, precision=trained.precision.format, device=str(trained.device))
+            logits = alone.logits_of_tokens(split.tokens)[name]
+            answers = (alone.tasks[name], logits), (task, verdict.logits[name])
+            found[name] = compare_alone(*answers, split.labels[name])
+    return found
 
 
 def _announce(prepared: Prepared, trainer: Trainer, notes: list[str]) -> None:

@@ -16,6 +16,7 @@ from frostline.dry_run import DryRun
 from frostline.model.bundle import BundleFile
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.picture import Trainability, share
+from frostline.training.leak import leak_sentence
 
 
 def build_console() -> Console:
@@ -45,16 +46,17 @@ def plan_table(table: Trainability) -> Table:
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
-    """A row a task, a column a score."""
-    names = list(dict.fromkeys(name for task in scores.values() for name in task))
-    shown = Table("task", *names, title=title, title_justify="left", box=None, header_style="bold")
+    """A row a task: its main score with the 95 % interval, then the others."""
+    shown = Table(title=title, title_justify="left", box=None, show_header=False)
     for task, values in scores.items():
-        shown.add_row(escape(task), *(_figure(values.get(name)) for name in names))
+        main = next(name for name in ("macro_f1", "pearson") if name in values)
+        low, high = values.get("intervals", {}).get(main, (None, None))
+        interval = f"({low:.3f}–{high:.3f})" if low is not None else ""
+        rest = {k: v for k, v in values.items() if k not in {main, "intervals", "num_labelled"}}
+        others = ", ".join(f"{name} {value:.3f}" for name, value in rest.items())
+        labelled = f"{values['num_labelled']} rows"
+        shown.add_row(escape(task), f"[bold]{main} {values[main]:.3f}[/bold]", interval, others, labelled)
     return shown
-
-
-def _figure(value: Any) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _stages(number: int) -> str:
@@ -152,6 +154,16 @@ class Watcher:
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
         self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
+    def _on_guard(self, event: Mapping[str, Any]) -> None:
+        self.console.print(
+            f"  [yellow]guard:[/yellow] the frozen {escape(event['task'])} head has lost {event['lost']:.3f} "
+            f"({event['action']})"
+        )
+
+    def _on_alone(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        self.console.print(f"[bold]{escape(event['task'])} by itself[/bold]")
+
     def _on_embedding(self, event: Mapping[str, Any]) -> None:
         self.progress(f"embedding {event['split']} texts", event["done"], event["total"])
 
@@ -171,11 +183,19 @@ class Watcher:
         self.console.print(
             f"  {event['seconds']:.0f} s; {event['frozen_tensors_verified']} frozen tensors kept every byte"
         )
+        for name, leak in event["leak"].items():
+            self.console.print(f"  {escape(leak_sentence(name, leak))}")
 
     def _on_done(self, event: Mapping[str, Any]) -> None:
         report, folder = event["report"], event["folder"]
         split = "test" if report["test"] else "validation"
         self.console.print(score_table(report[split]["tasks"], title=f"{split} scores"))
+        for name, found in report.get("alone", {}).items():
+            low, high = found["interval"]
+            self.console.print(
+                f"{escape(name)}: {found['alone']:.3f} by itself, {found['together']:.3f} together "
+                f"({found['change']:+.3f}, 95 % {low:+.3f} … {high:+.3f})"
+            )
         self.console.print(
             f"{report['seconds']:.0f} s, {report['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Model: "
             f"{escape(folder)}/model. Pictures: {escape(folder)}/trainability.png, curves.png"

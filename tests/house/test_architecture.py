@@ -17,7 +17,7 @@ FLOORS = [
     {"training"},
     {"inference"},
     {"config"},
-    {"folder", "results", "prepare"},
+    {"folder", "results", "prepare", "start"},
     {"run", "dry_run", "starter"},
     {"terminal"},
     {"cli"},

@@ -193,7 +193,7 @@ def test_scores_are_of_labelled_rows_only(model, tmp_path):
     assert set(found["tasks"]) == {"topic", "stars"}
     assert found["tasks"]["topic"]["num_labelled"] == 1
     assert found["tasks"]["topic"]["accuracy"] == 1.0
-    assert set(found["tasks"]["stars"]) == {"num_labelled", "mae", "rmse", "pearson"}
+    assert set(found["tasks"]["stars"]) == {"num_labelled", "mae", "rmse", "pearson", "intervals"}
     assert found["score"] == pytest.approx(
         (found["tasks"]["topic"]["macro_f1"] + found["tasks"]["stars"]["pearson"]) / 2
     )

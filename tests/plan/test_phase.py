@@ -1,6 +1,7 @@
 import pytest
 
 from frostline.errors import ConfigError
+from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Band, Phase, PlanSettings
 from frostline.plan.recipes import recipes, resolve_phases
@@ -71,21 +72,25 @@ def test_a_phase_out_of_range_is_refused(settings, message):
             {"top_layers": 2, "layer_lrs": [{"layers": "0:5", "lr": 1}, {"layers": "4:", "lr": 1}]},
             "layer 4 is in '0:5' and in '4:'",
         ),
+        ({"top_layers": 1, "protect": "distill"}, r"phases\[0\].protect: no head is frozen in this phase"),
+        ({"top_layers": 1, "guard": {}}, r"phases\[0\].guard: no head is frozen in this phase"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_by_key(phase, message):
     with pytest.raises(ConfigError, match=message):
-        check_plan([Phase(**phase)], tasks=TASKS, num_layers=6, scored=TASKS)
+        check_plan([Phase(**phase)], tasks=TASKS, num_layers=6, labelled=TASKS, scored=TASKS)
 
 
 def test_a_plan_without_phases_is_refused():
     with pytest.raises(ConfigError, match="plan: no phases"):
-        check_plan([], tasks=TASKS, num_layers=6, scored=TASKS)
+        check_plan([], tasks=TASKS, num_layers=6, labelled=TASKS, scored=TASKS)
 
 
 def test_a_frozen_head_over_a_learning_backbone_is_said():
     assert plan_warnings([Phase(frozen_heads=["mood"])]) == []
     assert "the mood head is frozen" in plan_warnings([Phase(frozen_heads=["mood"], top_layers=1)])[0]
+    for protect in ("distill", "fork"):
+        assert plan_warnings([Phase(frozen_heads=["mood"], top_layers=1, protect=protect)]) == []
 
 
 def test_the_recipes_are_ordered_by_cost_and_fit_any_backbone():
@@ -96,7 +101,7 @@ def test_the_recipes_are_ordered_by_cost_and_fit_any_backbone():
         head = ("mood",) if recipe.needs_frozen_head else None
         phases = resolve_phases(PlanSettings(recipe=name, frozen_heads=head), tasks=TASKS)
         for num_layers in (12,) if name == "bands" else (2, 6, 12, 24):
-            check_plan(phases, tasks=TASKS, num_layers=num_layers, scored=TASKS)
+            check_plan(phases, tasks=TASKS, num_layers=num_layers, labelled=TASKS, scored=TASKS)
 
 
 def test_the_recipes_freeze_what_they_say():
@@ -118,6 +123,7 @@ def test_the_recipes_freeze_what_they_say():
         ({"recipe": "top-layer"}, r"'top-layer' is no recipe.*Did you mean 'top-layers'"),
         ({"recipe": "one-head"}, r"plan.frozen_heads: recipe 'one-head' needs the head to freeze.*\"topic\""),
         ({"recipe": "features", "epochs": 3}, "recipe 'features' solves its heads; it has no epochs"),
+        ({"recipe": "heads", "protect": "fork"}, "recipe 'heads' keeps the backbone frozen"),
         ({"recipe": "heads", "top_layers": 2}, "recipe 'heads' keeps the backbone frozen"),
     ],
 )
@@ -134,13 +140,41 @@ def test_recipe_and_phases_together_are_refused():
 
 
 def test_a_head_frozen_in_one_phase_may_learn_in_another():
-    check_plan([Phase(), Phase(frozen_heads=["mood"])], tasks=TASKS, num_layers=6, scored=TASKS)
+    check_plan(
+        [Phase(), Phase(frozen_heads=["mood"])], tasks=TASKS, num_layers=6, labelled=TASKS, scored=TASKS
+    )
+
+
+def test_a_head_with_stages_of_its_own_cannot_learn_later():
+    forked = Phase(top_layers=1, frozen_heads=["mood"], protect="fork")
+    with pytest.raises(ConfigError, match="gives the head of 'mood' stages of its own for good"):
+        check_plan([Phase(), forked, Phase()], tasks=TASKS, num_layers=6, labelled=TASKS, scored=TASKS)
+    check_plan([Phase(), forked, forked], tasks=TASKS, num_layers=6, labelled=TASKS, scored=TASKS)
+
+
+def test_a_head_that_learns_needs_labels_unless_it_is_frozen_and_comes_from_elsewhere():
+    frozen = Phase(frozen_heads=["mood"])
+    with pytest.raises(ConfigError, match="the head of 'mood' learns, but no training row has a label"):
+        check_plan([Phase()], tasks=TASKS, num_layers=6, labelled=("topic",), scored=TASKS, taken=("mood",))
+    check_plan([frozen], tasks=TASKS, num_layers=6, labelled=("topic",), scored=TASKS, taken=("mood",))
+
+
+def test_a_plan_for_one_task_leaves_the_others_out():
+    heads = Phase(name="heads", head_lrs={"mood": 1e-2, "topic": 1e-3})
+    shared = Phase(
+        name="shared", top_layers=1, frozen_heads=["mood"], protect="distill", distill_weight=2, guard={},
+        until={"monitor": {"topic": 1, "mood": 2}},
+    )  # fmt: skip
+    alone = phases_alone([heads, shared], "topic")
+    assert alone[0].head_lrs == {"topic": 1e-3}
+    assert alone[1] == Phase(name="shared", top_layers=1, until={})
+    assert [phase.name for phase in phases_alone([heads, shared], "mood")] == ["heads"]
 
 
 def test_a_watched_task_needs_validation_labels():
     phase = Phase(until={"monitor": "mood"})
     with pytest.raises(ConfigError, match="no validation row has a label of 'mood' to watch"):
-        check_plan([phase], tasks=TASKS, num_layers=6, scored=("topic",))
+        check_plan([phase], tasks=TASKS, num_layers=6, labelled=TASKS, scored=("topic",))
 
 
 @pytest.mark.parametrize(

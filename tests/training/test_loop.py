@@ -320,7 +320,7 @@ def test_the_last_weights_can_be_kept_instead_of_the_best(content, tmp_path):
     content["train"]["select"] = "last"
     run = fl.train(content, output=tmp_path / "run")
     evaluations = [e for e in events(run.folder) if e["event"] == "evaluation"]
-    assert run.report["validation"] == {k: evaluations[-1][k] for k in ("score", "tasks")}
+    assert run.report["phases"][-1]["validation"] == {k: evaluations[-1][k] for k in ("score", "tasks")}
 
 
 def test_stored_embeddings_are_computed_once(content, monkeypatch, tmp_path):

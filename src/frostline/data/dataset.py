@@ -85,16 +85,31 @@ def text_columns(settings: DataSettings) -> list[Column]:
     return columns
 
 
-def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, seed: int) -> Tables:
+def load_tables(
+    settings: DataSettings,
+    tasks: Mapping[str, TaskSettings],
+    *,
+    seed: int,
+    given: Mapping[str, Task] | None = None,
+) -> Tables:
     """Reads all splits and resolves the tasks from the training rows.
+
+    Args:
+        settings: where the data is.
+        tasks: their columns.
+        seed: of samples and hold-outs.
+        given: by task, what a head from elsewhere answers; its column may be absent.
 
     Raises:
         DataError: anything unusable in a file; the message names file and row, or column.
     """
     check_columns(settings, tasks)
-    columns = text_columns(settings) + [label_column(name, task) for name, task in tasks.items()]
+    given = given or {}
+    columns = text_columns(settings)
+    for name, one in tasks.items():
+        columns.append(replace(label_column(name, one), may_be_absent=name in given))
     whole = read_table(settings.train, columns, split="train")
-    resolved = tuple(resolve_task(name, task, whole) for name, task in tasks.items())
+    resolved = tuple(resolve_task(name, one, whole, given=given.get(name)) for name, one in tasks.items())
     if settings.max_train_samples is not None:
         whole = whole.take(sample(len(whole), most=settings.max_train_samples, seed=seed))
     splits = {"train": whole}
@@ -113,7 +128,8 @@ def load_tables(settings: DataSettings, tasks: Mapping[str, TaskSettings], *, se
             **{k: v for k, v in splits.items() if k == "test"},
         }
     for task in resolved:
-        check_learnable(task, splits["train"])
+        if task.name not in given:
+            check_learnable(task, splits["train"])
     return Tables(splits, resolved, tuple(warnings))
 
 

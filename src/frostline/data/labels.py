@@ -44,6 +44,11 @@ class TaskSettings(Settings):
     """'balanced': a class weighs by the inverse of its frequency; or a weight for each label."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target spread evenly over all classes."""
+    head_from: str | None = None
+    """Take the head, its labels and pooling from a …ForSequenceClassification model or an earlier bundle: a
+    folder, a hub name or a domain."""
+    frozen: bool = False
+    """The head learns in no phase; it comes from elsewhere."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -55,6 +60,8 @@ class TaskSettings(Settings):
             raise ValueError("label_smoothing is for kind 'classification'")
         if self.separator and self.kind != "multilabel":
             raise ValueError("separator is for kind 'multilabel'")
+        if self.frozen and not self.head_from:
+            raise ValueError("frozen: a head that never learns has to come from somewhere; say head_from")
         if isinstance(self.class_weights, dict) and any(w <= 0 for w in self.class_weights.values()):
             raise ValueError("class_weights: a weight must be above 0")
         return self
@@ -68,6 +75,8 @@ class Task(Settings):
         class_weights: one factor a label, or None.
         target_mean: regression: mean of the training targets; heads learn standardised targets.
         target_std: regression: their standard deviation, above 0.
+        temperature: classification: logits are divided by it before they become probabilities.
+        thresholds: multilabel: probability from which each label is given; None: 0.5.
     """
 
     name: str
@@ -80,6 +89,8 @@ class Task(Settings):
     label_smoothing: float = 0.0
     target_mean: float = 0.0
     target_std: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -115,14 +126,47 @@ def label_column(name: str, settings: TaskSettings | Task) -> Column:
     return Column(column, NameReader, pa.string())
 
 
-def resolve_task(name: str, settings: TaskSettings, table: Table) -> Task:
-    """The task with its label space and statistics, from the training rows.
+def take_over(name: str, settings: TaskSettings, given: Task) -> TaskSettings:
+    """The settings with kind and labels of a head from elsewhere.
+
+    Raises:
+        ConfigError: the settings say otherwise.
+    """
+    if "kind" in settings.model_fields_set and settings.kind != given.kind:
+        raise ConfigError(
+            f"tasks.{name}.kind: '{settings.kind}' asked, but the head of '{settings.head_from}' is of kind "
+            f"'{given.kind}'."
+        )
+    if settings.labels and set(settings.labels) != set(given.labels):
+        raise ConfigError(
+            f"tasks.{name}.labels: {listing(settings.labels)} given, but the head of '{settings.head_from}' "
+            f"has {listing(given.labels)}. Leave them out."
+        )
+    separator = settings.separator or given.separator
+    return settings.model_copy(
+        update={"kind": given.kind, "labels": given.labels or None, "separator": separator}
+    )
+
+
+def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task | None = None) -> Task:
+    """The task with its label space and statistics, from the training rows or from a head from elsewhere.
+
+    Args:
+        name: of the task.
+        settings: of the task; with `given`, after `take_over`.
+        table: the training rows.
+        given: what the outputs of a head from elsewhere mean.
 
     Raises:
         DataError: no row is labelled, there is one class only, or a column that looks like no label.
     """
     column = settings.column or name
     cells = [cell for cell in table.columns[column].to_pylist() if cell is not None]
+    if given:
+        counts = Counter(cells if given.kind == "classification" else ())
+        own = {key: getattr(settings, key) for key in ("separator", "weight", "label_smoothing")}
+        weights = _class_weights(name, settings, given.labels, counts, len(cells))
+        return given.model_copy(update={"name": name, "column": column, "class_weights": weights, **own})
     if not cells:
         raise DataError(f"tasks.{name}: column '{column}' has no label in any of {len(table)} training rows.")
     task = Task(

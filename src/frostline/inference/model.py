@@ -5,12 +5,13 @@ Shapes: N texts, C labels, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import nn
 
 from frostline.data.batches import Tokens, pad, sorted_batches, tokenize
 from frostline.data.labels import Task
@@ -26,7 +27,7 @@ from frostline.model.device import (
     forward_tokens,
     map_batches,
 )
-from frostline.model.heads import probabilities
+from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 
 Prediction = str | list[str] | float
@@ -45,7 +46,7 @@ class Model:
         self, network: MultitaskModel, about: BundleFile, *, precision: Precision, device: torch.device
     ) -> None:
         self.network = network.to(device).eval()
-        network.backbone.to_format(precision.dtype)
+        network.to_format(precision.dtype)
         self.about = about
         self.precision = precision
         self.device = device
@@ -55,19 +56,22 @@ class Model:
         """The answer of every task for every text.
 
         Returns:
-            For each task a list of N: the most probable label (classification), the labels with a probability
-            of at least 0.5 (multilabel), a number in the target's unit (regression).
+            For each task a list of N: the most probable label (classification), the labels whose probability
+            reaches their threshold (multilabel), a number in the target's unit (regression).
         """
         return {name: decide(self.tasks[name], values) for name, values in self.predict_proba(texts).items()}
 
     def predict_proba(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Probabilities (N, C) of every task, columns as in `tasks[name].labels`; (N,) of a regression."""
-        return self.classify(self._encode(texts))
+        return {name: probabilities(self.tasks[name], v) for name, v in self.logits(texts).items()}
 
     def classify(
         self, embedding_ND: np.ndarray[Any, Any]
     ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """`predict_proba` from embeddings that `encode` made earlier; the backbone does not run."""
+        """`predict_proba` from embeddings that `encode` made earlier; the backbone does not run.
+
+        A task whose head has stages of its own (`protect = "fork"`) cannot be told from them and is left out.
+        """
         return {
             name: probabilities(self.tasks[name], values)
             for name, values in self.logits_of(embedding_ND).items()
@@ -75,12 +79,24 @@ class Model:
 
     def logits(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Logits (N, C) of every task; for a regression the standardised target (N, 1)."""
-        return self.logits_of(self._encode(texts))
+        return self.logits_of_tokens(self._tokens(texts))
+
+    def logits_of_tokens(self, tokens: Tokens) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """`logits` for texts that are tokenised already."""
+        if not self.network.forks:
+            return self.logits_of(self.encode_tokens(tokens))
+        logits = {
+            name: np.empty((len(tokens), task.num_outputs), np.float32) for name, task in self.tasks.items()
+        }
+        for rows, values in self._map(self.network, tokens):
+            for name, logits_BC in values.items():
+                logits[name][rows] = logits_BC.cpu().numpy()
+        return logits
 
     def logits_of(
         self, embedding_ND: np.ndarray[Any, Any]
     ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """`logits` from embeddings that `encode` made earlier.
+        """`logits` from embeddings that `encode` made earlier, of the tasks that `classify` answers.
 
         Raises:
             DataError: no matrix of numbers as wide as the model's embeddings.
@@ -105,26 +121,30 @@ class Model:
         return self._encode(texts)
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return self.encode_tokens(self._tokens(texts))
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
         backbone, texts = self.network.backbone, _clean(texts)
-        return self.encode_tokens(
-            tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
-        )
+        return tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
 
     def encode_tokens(self, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float32]]:
         """`encode` for texts that are tokenised already."""
         backbone = self.network.backbone
-
-        def forward(rows: IntN) -> torch.Tensor:
-            with torch.inference_mode():
-                batch = pad(tokens, rows, pad_id=backbone.pad_id).to(self.device)
-                embedding_BD: torch.Tensor = backbone(batch)
-                return embedding_BD
-
         embedding_ND = np.empty((len(tokens), backbone.width), dtype=np.float32)
-        batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(self.device))
-        for rows, values in map_batches(forward, batches, device=self.device):
+        for rows, values in self._map(backbone, tokens):
             embedding_ND[rows] = values.cpu().numpy()
         return embedding_ND
+
+    def _map(self, module: nn.Module, tokens: Tokens) -> Iterator[tuple[IntN, Any]]:
+        """Yields rows and what a module makes of their padded tokens, for every text, longest first."""
+        pad_id = self.network.backbone.pad_id
+
+        def forward(rows: IntN) -> Any:
+            with torch.inference_mode():
+                return module(pad(tokens, rows, pad_id=pad_id).to(self.device))
+
+        batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(self.device))
+        return map_batches(forward, batches, device=self.device)
 
 
 def load(folder: str | Path, *, precision: AskedFormat = "auto", device: str = "auto") -> Model:
@@ -147,11 +167,12 @@ def load(folder: str | Path, *, precision: AskedFormat = "auto", device: str = "
 
 def decide(task: Task, values: np.ndarray[Any, Any]) -> list[Prediction]:
     """Answers of a task from its probabilities (see `Model.predict`)."""
+    answers = decisions(task, values)
     if task.kind == "regression":
-        return [float(value) for value in values]
+        return [float(value) for value in answers]
     if task.kind == "multilabel":
-        return [[task.labels[i] for i in np.flatnonzero(row >= 0.5)] for row in values]
-    return [task.labels[i] for i in values.argmax(axis=1)]
+        return [[task.labels[i] for i in np.flatnonzero(row)] for row in answers]
+    return [task.labels[i] for i in answers]
 
 
 def _clean(texts: Sequence[Any]) -> list[str]:

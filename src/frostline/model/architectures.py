@@ -11,6 +11,27 @@ from frostline.errors import BackboneError, did_you_mean
 
 
 @dataclass(frozen=True)
+class Classifier:
+    """Where a `…ForSequenceClassification` model keeps its head: linear(norm(activation(dense(pooled)))).
+
+    Attributes:
+        dense: dotted path in the whole model.
+        linear: the map to the logits.
+        activation: tanh, relu or gelu; the name of a key of config.json where `from_config`.
+        from_config: whether the configuration names the activation.
+        norm: path of a LayerNorm after the activation.
+        pooling: what the head reads: the first token's state, or what config.json says.
+    """
+
+    dense: str = "classifier.dense"
+    linear: str = "classifier.out_proj"
+    activation: str = "tanh"
+    from_config: bool = False
+    norm: str | None = None
+    pooling: str = "cls"
+
+
+@dataclass(frozen=True)
 class Layout:
     """Names of modules inside a Hugging Face encoder, as dotted paths.
 
@@ -24,6 +45,7 @@ class Layout:
             stage 0 and learn only when all layers do.
         unused: makes no part of a token's state (BERT's pooler); never learns.
         runs_empty: whether the encoder's `forward` works with an empty list of layers.
+        classifier: of the architecture's model for classification.
     """
 
     layers: str = "encoder.layer"
@@ -34,19 +56,36 @@ class Layout:
     shared: tuple[str, ...] = ()
     unused: tuple[str, ...] = ("pooler",)
     runs_empty: bool = True
+    classifier: Classifier = Classifier()
 
 
 LAYOUTS = {
-    "bert": Layout(),
+    "bert": Layout(classifier=Classifier("bert.pooler.dense", "classifier")),
     "roberta": Layout(),
     "xlm-roberta": Layout(),
-    "distilbert": Layout(layers="transformer.layer"),
-    "mpnet": Layout(shared=("encoder.relative_attention_bias",)),
-    "electra": Layout(projection="embeddings_project"),
-    "deberta-v2": Layout(
-        first_layer="encoder.conv", shared=("encoder.rel_embeddings", "encoder.LayerNorm"), runs_empty=False
+    "distilbert": Layout(
+        layers="transformer.layer", classifier=Classifier("pre_classifier", "classifier", "relu")
     ),
-    "modernbert": Layout(layers="layers", final_norm="final_norm"),
+    "mpnet": Layout(shared=("encoder.relative_attention_bias",)),
+    "electra": Layout(projection="embeddings_project", classifier=Classifier(activation="gelu")),
+    "deberta-v2": Layout(
+        first_layer="encoder.conv",
+        shared=("encoder.rel_embeddings", "encoder.LayerNorm"),
+        runs_empty=False,
+        classifier=Classifier("pooler.dense", "classifier", "pooler_hidden_act", from_config=True),
+    ),
+    "modernbert": Layout(
+        layers="layers",
+        final_norm="final_norm",
+        classifier=Classifier(
+            "head.dense",
+            "classifier",
+            "classifier_activation",
+            from_config=True,
+            norm="head.norm",
+            pooling="classifier_pooling",
+        ),
+    ),
 }
 
 _REFUSED = {

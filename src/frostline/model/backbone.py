@@ -86,6 +86,11 @@ class Backbone(nn.Module):
         return any(type(module).__name__ == "Normalize" for module in self.tail)
 
     @property
+    def pooling(self) -> str:
+        """How token states become one embedding: 'mean', 'cls', or another of Sentence Transformers'."""
+        return str(next(m.pooling_mode for m in self.tail if hasattr(m, "pooling_mode")))
+
+    @property
     def num_stages(self) -> int:
         """L + 1."""
         return self.num_layers + 1

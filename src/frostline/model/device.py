@@ -28,8 +28,10 @@ Result = TypeVar("Result")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _WORTH = 1.3
-_PROBE_ROWS = 1024
-_PROBE_REPEATS = 5
+_PROBE_ROWS = 256
+_PROBE_WIDTH = 256
+_PROBE_REPEATS = 10
+_PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
 _CPU_TOKENS = 1024
 _GPU_TOKENS = 16_384
@@ -91,22 +93,30 @@ def choose_precision(asked: AskedFormat, *, device: torch.device, width: int) ->
         return Precision("bf16" if supported else "fp32", f"this GPU has {'' if supported else 'no '}bf16")
     if device.type != "cpu":
         return Precision("fp32", f"bf16 is not measured on {device.type}")
-    fp32, bf16 = _gflops(torch.float32, width), _gflops(torch.bfloat16, width)
+    fp32, bf16 = _gflops(width)
     taken: Format = "bf16" if bf16 >= _WORTH * fp32 else "fp32"
     return Precision(taken, f"measured on this processor: bf16 {bf16:.0f}, fp32 {fp32:.0f} GFLOP/s")
 
 
-def _gflops(dtype: torch.dtype, width: int) -> float:
-    """Best rate of a few matrix products of a feed-forward layer's shape."""
-    left = torch.ones(_PROBE_ROWS, width, dtype=dtype)
-    right = torch.ones(width, 4 * width, dtype=dtype)
-    seconds = []
+def _gflops(width: int) -> tuple[float, float]:
+    """Best rates of fp32 and bf16 in matrix products of a feed-forward layer's shape.
+
+    Measured in turn and several times, so that other work on the machine does not fall on one of them alone.
+    """
+    width = max(width, _PROBE_WIDTH)
+    shapes = ((_PROBE_ROWS, width), (width, 4 * width))
+    spent: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    sides = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in spent}
     with torch.no_grad():
         for _ in range(_PROBE_REPEATS):
-            start = time.perf_counter()
-            left @ right
-            seconds.append(time.perf_counter() - start)
-    return 2 * _PROBE_ROWS * width * 4 * width / min(seconds) / 1e9
+            for dtype, seconds in spent.items():
+                if len(seconds) < 2 or sum(seconds) < _PROBE_SECONDS:
+                    start = time.perf_counter()
+                    torch.matmul(*sides[dtype])
+                    seconds.append(time.perf_counter() - start)
+    flops = 2 * _PROBE_ROWS * width * 4 * width
+    fp32, bf16 = (flops / min(seconds) / 1e9 for seconds in spent.values())
+    return fp32, bf16
 
 
 def forward_tokens(device: torch.device) -> int:

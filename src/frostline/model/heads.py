@@ -1,4 +1,4 @@
-"""Task heads and their losses: a linear map from an embedding to one task's outputs.
+"""Task heads and their losses: a map from an embedding to one task's outputs, linear where it is our own.
 
 A head reads what `encode` returns, so stored embeddings can be classified later without the backbone.
 Knows one task; the sum over tasks is the loop's.
@@ -9,7 +9,8 @@ Shapes: B texts, D width, C outputs.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,23 +20,59 @@ from torch.nn import functional as F
 
 from frostline.data.labels import MISSING_CLASS, Task
 
+Activation = Literal["tanh", "relu", "gelu"]
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
+
+
+class Hidden(nn.Module):
+    """The layer between embedding and logits that heads of Hugging Face models have: norm(activation(dense)).
+
+    Attributes:
+        activation: name of the function after `dense`.
+    """
+
+    def __init__(self, width: int, size: int, *, activation: Activation, norm_eps: float | None) -> None:
+        super().__init__()
+        self.activation = activation
+        self.dense = nn.Linear(width, size)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(size, eps=norm_eps)
+
+    def forward(self, embedding_BD: torch.Tensor) -> torch.Tensor:
+        """What the linear map reads (B, size)."""
+        hidden: torch.Tensor = self.norm(_ACTIVATIONS[self.activation](self.dense(embedding_BD)))
+        return hidden
+
 
 class Head(nn.Module):
-    """A linear head on an embedding.
+    """A linear head on an embedding, or on a hidden layer over it.
 
     Attributes:
         task: what its outputs mean.
         input_scale: fixed factor on the embedding; √D for embeddings of length 1, whose entries are small.
+        hidden: of a head that was taken over; None: linear.
     """
 
     class_weights: torch.Tensor | None
 
-    def __init__(self, task: Task, *, width: int, input_scale: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        width: int,
+        input_scale: float = 1.0,
+        dropout: float = 0.0,
+        hidden: Hidden | None = None,
+    ) -> None:
         super().__init__()
         self.task = task
         self.input_scale = input_scale
+        self.hidden = hidden
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, task.num_outputs)
+        self.linear = nn.Linear(hidden.dense.out_features if hidden else width, task.num_outputs)
         nn.init.zeros_(self.linear.weight)  # all classes equal at the start, whatever the seed
         nn.init.zeros_(self.linear.bias)
         weights = None if task.class_weights is None else torch.tensor(task.class_weights)
@@ -43,8 +80,13 @@ class Head(nn.Module):
 
     def forward(self, embedding_BD: torch.Tensor) -> torch.Tensor:
         """Logits (B, C); for a regression the standardised target (B, 1)."""
-        logits_BC: torch.Tensor = self.linear(self.dropout(embedding_BD.float() * self.input_scale))
+        logits_BC: torch.Tensor = self.linear(self.dropout(self.features(embedding_BD)))
         return logits_BC
+
+    def features(self, embedding_BD: torch.Tensor) -> torch.Tensor:
+        """What the linear map reads, float32."""
+        scaled_BD = embedding_BD.float() * self.input_scale
+        return scaled_BD if self.hidden is None else self.hidden(scaled_BD)
 
     def label_weight(self, labels: torch.Tensor) -> torch.Tensor:
         """What the summed loss is to be divided by: the labelled rows' weights added up."""
@@ -85,6 +127,27 @@ class Head(nn.Module):
         )
         return losses_BC.mean(dim=1).sum() / math.log(2)
 
+    def divergence_sum(self, logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
+        """How far every row's outputs are from earlier ones, added up; 0 where they are the same.
+
+        Kullback–Leibler divergence of the earlier probabilities from the present ones (learning without
+        forgetting: Li & Hoiem 2016, arXiv 1606.09282), of each label for a multilabel task; the squared
+        distance of standardised outputs for a regression. Scaled as `loss_sum`.
+
+        Args:
+            logits_BC: output of `forward`.
+            target_BC: the earlier output.
+        """
+        if self.task.kind == "regression":
+            return F.mse_loss(logits_BC, target_BC, reduction="sum")
+        if self.task.kind == "classification":
+            now_BC, then_BC = F.log_softmax(logits_BC, dim=1), F.log_softmax(target_BC, dim=1)
+            divergence = F.kl_div(now_BC, then_BC, reduction="sum", log_target=True)
+            return divergence / math.log(self.task.num_outputs)
+        pairs = [(F.logsigmoid(sign * logits_BC), F.logsigmoid(sign * target_BC)) for sign in (1, -1)]
+        both_BC = sum(F.kl_div(now, then, reduction="none", log_target=True) for now, then in pairs)
+        return torch.as_tensor(both_BC).mean(dim=1).sum() / math.log(2)
+
 
 def probabilities(task: Task, logits_BC: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Logits as people want them.
@@ -97,4 +160,19 @@ def probabilities(task: Task, logits_BC: np.ndarray[Any, Any]) -> np.ndarray[Any
         return np.asarray(logits_BC[:, 0] * task.target_std + task.target_mean, dtype=np.float32)
     if task.kind == "multilabel":
         return np.asarray(expit(logits_BC.astype(np.float64)), dtype=np.float32)
-    return np.asarray(softmax(logits_BC.astype(np.float64), axis=1), dtype=np.float32)
+    return np.asarray(softmax(logits_BC.astype(np.float64) / task.temperature, axis=1), dtype=np.float32)
+
+
+def decisions(task: Task, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Answers of a task from its probabilities.
+
+    Returns:
+        (B,) int64 numbers of labels for a classification; (B, C) int64 of 0 and 1 for a multilabel task; for
+        a regression the values themselves.
+    """
+    if task.kind == "regression":
+        return values
+    if task.kind == "multilabel":
+        thresholds = 0.5 if task.thresholds is None else np.asarray(task.thresholds, dtype=np.float32)
+        return np.asarray(values >= thresholds, dtype=np.int64)
+    return np.asarray(values.argmax(axis=1), dtype=np.int64)

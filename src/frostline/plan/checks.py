@@ -13,7 +13,13 @@ from frostline.plan.plateau import JUDGES, monitored_tasks
 
 
 def check_plan(
-    phases: Sequence[Phase], *, tasks: Collection[str], num_layers: int, scored: Collection[str]
+    phases: Sequence[Phase],
+    *,
+    tasks: Collection[str],
+    num_layers: int,
+    labelled: Collection[str],
+    scored: Collection[str],
+    taken: Collection[str] = (),
 ) -> None:
     """Raises ConfigError where a plan does not fit.
 
@@ -21,7 +27,9 @@ def check_plan(
         phases: of the plan.
         tasks: names of the tasks.
         num_layers: transformer layers L of the backbone.
+        labelled: tasks with labels in the training split.
         scored: tasks with labels in the validation split.
+        taken: tasks whose head comes from elsewhere, so that it need not learn.
     """
     if not phases:
         raise ConfigError("plan: no phases. Name a recipe, or write [[plan.phases]].")
@@ -32,8 +40,15 @@ def check_plan(
         if phase.thaw:
             _check_layers(f"{where}.thaw.to", phase.thaw.to, num_layers)
         _check_bands(where, phase, num_layers)
+        _check_protection(where, phase, phases[index + 1 :], tasks)
+        for name in phase.learning_heads(tasks):
+            if name not in labelled:
+                raise ConfigError(
+                    f"{where}: the head of '{name}' learns, but no training row has a label of it. "
+                    f'Freeze it: frozen_heads = ["{name}"].'
+                )
     for task in tasks:
-        if not any(task in phase.learning_heads(tasks) for phase in phases):
+        if task not in taken and not any(task in phase.learning_heads(tasks) for phase in phases):
             raise ConfigError(
                 f"plan: the head of '{task}' learns in no phase. Add a phase that trains it, or take the "
                 "task out."
@@ -57,6 +72,20 @@ def _check_tasks(where: str, phase: Phase, tasks: Collection[str], scored: Colle
     for name in phase.head_lrs:
         if name in phase.frozen_heads:
             raise ConfigError(f"{where}.head_lrs: '{name}' has a rate, but frozen_heads freezes it.")
+
+
+def _check_protection(where: str, phase: Phase, later: Sequence[Phase], tasks: Collection[str]) -> None:
+    for key in ("protect", "guard"):
+        if not phase.frozen_heads and getattr(phase, key) not in (None, "none"):
+            raise ConfigError(f"{where}.{key}: no head is frozen in this phase, so none is to be watched.")
+    if phase.protect != "fork":
+        return
+    for name in phase.frozen_heads:
+        if any(name in other.learning_heads(tasks) for other in later):
+            raise ConfigError(
+                f"{where}.protect: \"fork\" gives the head of '{name}' stages of its own for good, but a "
+                'later phase trains it. Keep it frozen there, or take protect = "distill".'
+            )
 
 
 def _names(phase: Phase) -> Iterator[tuple[str, Collection[str]]]:
@@ -101,8 +130,9 @@ def _check_bands(where: str, phase: Phase, num_layers: int) -> None:
 def plan_warnings(phases: Sequence[Phase]) -> list[str]:
     """What a plan does that its author may not expect, a sentence each."""
     return [
-        f"phase '{phase.name}': the {listing(phase.frozen_heads)} head is frozen, but the layers under it "
-        "learn: its results will move. Compare its score before and after."
+        f"phase '{phase.name}': the {listing(phase.exposed_heads)} head is frozen, but the layers under it "
+        'learn: its results will move. protect = "distill" or "fork" keeps them; guard watches them; the '
+        "report says by how much they moved."
         for phase in phases
-        if phase.frozen_heads and (phase.top_layers != 0 or phase.thaw)
+        if phase.exposed_heads and phase.protect == "none"
     ]

@@ -40,7 +40,8 @@ class Frost:
 def freeze_to(model: MultitaskModel, phase: Phase, *, depth: int) -> Frost:
     """Sets what learns and what is frozen in a phase, and takes the hashes to prove it later.
 
-    Changes `requires_grad`, gradients and modes of the model, no weight.
+    Changes `requires_grad`, gradients and modes of the model, no weight. A head that the phase gives stages
+    of its own gets them here, before those that it shared move; one that has some gets what else will move.
 
     Args:
         model: changed.
@@ -52,6 +53,10 @@ def freeze_to(model: MultitaskModel, phase: Phase, *, depth: int) -> Frost:
     """
     model.frozen_depth = depth
     model.frozen_heads = frozenset(phase.frozen_heads)
+    forked = phase.exposed_heads if phase.protect == "fork" else ()
+    for name in model.tasks:
+        if name in forked or model.fork_of(name) is not None:
+            model.fork(name, depth=depth)
     learning = 0
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not model.is_frozen(name))

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from frostline.settings import Settings
 
 TopLayers = int | Literal["all"]
-
+Protection = Literal["none", "distill", "fork"]
 
 # What a phase that solves its heads has no use for.
 _DESCENT_KEYS = (
@@ -43,6 +43,17 @@ class Thaw(Settings):
     """Layers that wake at each plateau, from the top downward."""
     to: TopLayers = "all"
     """Where the line ends: how many top layers learn at last; "all" includes the embeddings."""
+
+
+class Guard(Settings):
+    """Watches the frozen heads at each evaluation, while the layers under them learn."""
+
+    tolerance: float = Field(default=0.01, ge=0, le=1)
+    """How much of its main score on validation a frozen head may lose; without labels there, how many of its
+    answers may change, as a share."""
+    action: Literal["stop", "rollback", "warn"] = "stop"
+    """stop: the phase ends | rollback: it ends with the best weights that kept the tolerance | warn: it is
+    said."""
 
 
 class Band(Settings):
@@ -79,6 +90,13 @@ class Phase(Settings):
     """How many layers, from the top, learn; "all" includes the embeddings."""
     frozen_heads: tuple[str, ...] = ()
     """Tasks whose head does not learn, and whose loss is not trained on."""
+    protect: Protection = "none"
+    """What keeps the answers of frozen heads while layers learn. distill: their divergence from what they
+    were is part of the loss | fork: they keep a private copy of the stages that learn | none."""
+    distill_weight: float = Field(default=1.0, gt=0)
+    """Factor of that divergence."""
+    guard: Guard | None = None
+    """Ends the phase, or says so, when a frozen head loses more than it may."""
     solver: Literal["adamw", "probe"] = "adamw"
     """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending."""
     backbone_lr: float = Field(default=5e-5, gt=0)
@@ -115,7 +133,14 @@ class Phase(Settings):
         if self.solver == "probe":
             self._refuse(_DESCENT_KEYS, 'solver = "probe" does not descend, so it has no')
         if self.top_layers == 0 and self.thaw is None:
-            self._refuse(("backbone_lr", "layer_decay", "layer_lrs"), "no layer learns here, so there is no")
+            self._refuse(
+                ("backbone_lr", "layer_decay", "layer_lrs", "protect", "distill_weight", "guard"),
+                "no layer learns here, so there is no",
+            )
+        if self.protect != "distill":
+            self._refuse(("distill_weight",), f'protect = "{self.protect}" has no')
+        if self.protect == "fork" and self.guard:
+            raise ValueError('guard: protect = "fork" lets no frozen head move, so there is nothing to guard')
         if self.layer_lrs:
             self._refuse(
                 ("backbone_lr", "layer_decay"), "layer_lrs gives every layer its rate, so there is no"
@@ -154,6 +179,15 @@ class Phase(Settings):
         steps = range(start, last_layer, -self.thaw.layers)
         return tuple(dict.fromkeys([*steps, last_layer, end]))
 
+    @property
+    def exposed_heads(self) -> tuple[str, ...]:
+        """Frozen heads over layers that learn: what they answer moves unless they are protected."""
+        return self.frozen_heads if self.top_layers != 0 or self.thaw else ()
+
+    def taught_heads(self, tasks: Collection[str]) -> tuple[str, ...] | None:
+        """Heads from whose labelled rows the phase learns; None where it learns from every row."""
+        return None if self.protect == "distill" and self.exposed_heads else self.learning_heads(tasks)
+
     def learning_heads(self, tasks: Collection[str]) -> tuple[str, ...]:
         """Tasks whose head learns, in order."""
         return tuple(name for name in tasks if name not in self.frozen_heads)
@@ -180,6 +214,10 @@ class PlanSettings(Settings):
     """With a recipe: rate of the layers in its last phase."""
     head_lr: float | None = Field(default=None, gt=0)
     """With a recipe: rate of the heads in its last phase."""
+    protect: Protection | None = None
+    """With a recipe: what keeps the answers of frozen heads in its last phase."""
+    guard: Guard | None = None
+    """With a recipe: watches the frozen heads in its last phase."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -191,5 +229,5 @@ class PlanSettings(Settings):
 
     def changes(self) -> dict[str, object]:
         """The keys that change the recipe's last phase."""
-        keys = ("frozen_heads", "top_layers", "epochs", "backbone_lr", "head_lr")
+        keys = ("frozen_heads", "top_layers", "epochs", "backbone_lr", "head_lr", "protect", "guard")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}

@@ -48,18 +48,33 @@ def recipes() -> dict[str, Recipe]:
     return {content["name"]: Recipe.model_validate(content) for content in loaded}
 
 
-def resolve_phases(settings: PlanSettings, *, tasks: Collection[str]) -> tuple[Phase, ...]:
+def resolve_phases(
+    settings: PlanSettings, *, tasks: Collection[str], frozen: Collection[str] = ()
+) -> tuple[Phase, ...]:
     """The phases of a plan: those written out, or its recipe's with the plan's changes.
 
-    Changes apply to the recipe's last phase.
+    Args:
+        settings: of the plan; changes apply to the recipe's last phase.
+        tasks: names of the tasks.
+        frozen: tasks whose head learns in no phase.
 
     Raises:
         ConfigError: unknown recipe, a change that the recipe has no use for, or a head that is missing.
     """
-    if settings.phases:
-        return settings.phases
+    phases = settings.phases or _recipe_phases(settings, tasks, frozen)
+    return tuple(_with_frozen(phase, frozen) for phase in phases)
+
+
+def _with_frozen(phase: Phase, frozen: Collection[str]) -> Phase:
+    heads = tuple(dict.fromkeys([*phase.frozen_heads, *frozen]))
+    return phase.model_copy(update={"frozen_heads": heads})
+
+
+def _recipe_phases(
+    settings: PlanSettings, tasks: Collection[str], frozen: Collection[str]
+) -> tuple[Phase, ...]:
     recipe = _recipe(settings.recipe or DEFAULT)
-    if recipe.needs_frozen_head and not settings.frozen_heads:
+    if recipe.needs_frozen_head and not settings.frozen_heads and not frozen:
         raise ConfigError(
             f"plan.frozen_heads: recipe '{recipe.name}' needs the head to freeze, such as "
             f'frozen_heads = ["{next(iter(tasks), "sentiment")}"].'
@@ -69,7 +84,7 @@ def resolve_phases(settings: PlanSettings, *, tasks: Collection[str]) -> tuple[P
     if last.solver == "probe" and set(changes) - {"frozen_heads"}:
         refused = listing(set(changes) - {"frozen_heads"})
         raise ConfigError(f"plan: recipe '{recipe.name}' solves its heads; it has no {refused}.")
-    if last.top_layers == 0 and set(changes) & {"top_layers", "backbone_lr"}:
+    if last.top_layers == 0 and set(changes) & {"top_layers", "backbone_lr", "protect", "guard"}:
         raise ConfigError(
             f"plan: recipe '{recipe.name}' keeps the backbone frozen. Take 'top-layers' or 'full'."
         )

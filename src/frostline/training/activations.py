@@ -66,12 +66,22 @@ class Activations:
         if split.name in self._stored and self._stored[split.name][0] == key:
             return
         embedding_ND = torch.empty(len(split), self.backbone.width, device=self.device)
+        yield from self._embed_into(embedding_ND, split.tokens)
+        self._stored[split.name] = (key, embedding_ND)
+
+    def compute(self, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Embeddings (N, D) of any texts with the present weights; nothing is stored."""
+        embedding_ND = torch.empty(len(tokens), self.backbone.width, device=self.device)
+        for _ in self._embed_into(embedding_ND, tokens):
+            pass
+        return embedding_ND.cpu().numpy()
+
+    def _embed_into(self, embedding_ND: torch.Tensor, tokens: Tokens) -> Iterator[int]:
         done = 0
-        for rows, values in embed(self.backbone, split.tokens, precision=self.precision, device=self.device):
+        for rows, values in embed(self.backbone, tokens, precision=self.precision, device=self.device):
             embedding_ND[torch.from_numpy(rows).to(self.device)] = values
             done += len(rows)
             yield done
-        self._stored[split.name] = (key, embedding_ND)
 
     def embeddings(self, split: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Stored embeddings (N, D) of a split.

@@ -4,6 +4,7 @@
       weights.safetensors     every parameter that has learned so far, by name
       optimizer.safetensors   moments by parameter name
       best.safetensors        the phase's best weights, where they are not the present ones
+      references.safetensors  what frozen heads answered before the layers under them learned
       state.json              where the run stands
       manifest.json           a hash of each file above
 
@@ -38,6 +39,16 @@ class Checkpoint:
     weights: Tensors
     moments: Tensors = field(default_factory=dict)
     best: Tensors = field(default_factory=dict)
+    references: Tensors = field(default_factory=dict)
+
+    def parts(self) -> dict[str, Tensors]:
+        """Its tensors by the name of their file."""
+        return {
+            "weights": self.weights,
+            "optimizer": self.moments,
+            "best": self.best,
+            "references": self.references,
+        }
 
 
 def save_checkpoint(place: Path, checkpoint: Checkpoint, *, keep_last: int) -> None:
@@ -47,8 +58,7 @@ def save_checkpoint(place: Path, checkpoint: Checkpoint, *, keep_last: int) -> N
         RunError: the disk is full or may not be written; older checkpoints are untouched.
     """
     with new_folder(place) as temporary:
-        parts = {"weights": checkpoint.weights, "optimizer": checkpoint.moments, "best": checkpoint.best}
-        for name, tensors in parts.items():
+        for name, tensors in checkpoint.parts().items():
             if tensors:
                 cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
                 save_file(cpu, temporary / f"{name}.safetensors")
@@ -97,11 +107,11 @@ def _load(place: Path) -> Checkpoint:
             raise CheckpointError(f"{place}: is of format {state['format']}; upgrade frostline.")
         parts = {
             name: load_file(place / f"{name}.safetensors") if f"{name}.safetensors" in hashes else {}
-            for name in ("weights", "optimizer", "best")
+            for name in ("weights", "optimizer", "best", "references")
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{place}: is damaged ({error}).") from error
-    return Checkpoint(state, parts["weights"], parts["optimizer"], parts["best"])
+    return Checkpoint(state, parts["weights"], parts["optimizer"], parts["best"], parts["references"])
 
 
 def optimizer_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:

@@ -42,9 +42,12 @@ class Commits:
             TrainingError: a loss that is not finite; nothing is written.
         """
         state.check_finite()
+        forks = {task: fork.depth for task in model.tasks if (fork := model.fork_of(task))}
         parameters = dict(model.named_parameters())
+        kept = sorted(name for name in parameters if name in state.learned or name.startswith("forks."))
         content = {
             **state.content(),
+            "forks": forks,
             "events_bytes": journal.size_bytes(),
             "fingerprint": self.fingerprint,
         }
@@ -52,9 +55,10 @@ class Commits:
             self.folder / f"step-{state.position.step:08d}-phase-{state.position.phase:02d}",
             Checkpoint(
                 content,
-                weights={name: parameters[name].data for name in sorted(state.learned)},
+                weights={name: parameters[name].data for name in kept},
                 moments=moments,
                 best=state.best.weights if state.best else {},
+                references=state.references,
             ),
             keep_last=self.settings.keep_last,
         )
@@ -76,9 +80,15 @@ class Commits:
             journal.cut(0)
             return State(), {}, []
         self._check_fingerprint(checkpoint.state["fingerprint"])
+        for task, depth in checkpoint.state["forks"].items():
+            model.fork(task, depth=depth)
         restore_weights(model, checkpoint.weights)
         state = State.build(
-            checkpoint.state, learned=set(checkpoint.weights), best=checkpoint.best, device=device
+            checkpoint.state,
+            learned={name for name in checkpoint.weights if not name.startswith("forks.")},
+            best=checkpoint.best,
+            references=checkpoint.references,
+            device=device,
         )
         journal.cut(checkpoint.state["events_bytes"])
         for place in damaged:  # so that it takes no place of a good one among those that are kept

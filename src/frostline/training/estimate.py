@@ -41,7 +41,7 @@ def estimate_seconds(
     train, held = splits["train"], splits["validation"]
     trial = copy.deepcopy(model)
     forward = _forward_seconds(trial, train, precision, device)
-    steps = epoch_steps(train, settings, epoch=0)
+    steps = epoch_steps(train, settings, epoch=0, heads=phase.taught_heads(trial.tasks))
     activations = Activations(trial.backbone, precision=precision, device=device)
     depths = phase.depths(trial.backbone.num_layers)
     seconds = 0.0
@@ -56,7 +56,8 @@ def estimate_seconds(
             batches = [rows for step in steps[:_STEPS] for rows in step]
             step = _step_seconds(trial, train, activations, batches)
             evaluation = forward * len(held) * phase.evaluations_per_epoch
-            seconds += share * (step * len(train) + evaluation)
+            taught = sum(len(rows) for parts in steps for rows in parts)
+            seconds += share * (step * taught + evaluation)
     if depths[0] == trial.backbone.num_stages:
         seconds += forward * (len(train) + len(held))
     return seconds

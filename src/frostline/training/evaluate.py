@@ -16,32 +16,35 @@ from frostline.data.batches import Split, sorted_batches
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.data.table import IntN
 from frostline.model.device import forward_tokens, map_batches
-from frostline.model.heads import probabilities
+from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
 
 Scores = dict[str, dict[str, Any]]
-
-
-def evaluate(model: MultitaskModel, split: Split, activations: Activations, *, depth: int) -> Scores:
-    """Scores of every task that has labels in the split (see `score_task`)."""
-    logits = predict_logits(model, split, activations, depth=depth)
-    return score_tasks(model.tasks, logits, split.labels)
+_BINS = 15
 
 
 def predict_logits(
     model: MultitaskModel, split: Split, activations: Activations, *, depth: int
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Logits (N, C) float32 of every task, without gradient and dropout; the model's mode is kept."""
+    """Logits (N, C) float32 of every task, without gradient and dropout; the model's mode is kept.
+
+    Args:
+        model: also the heads with stages of their own are asked.
+        split: the texts.
+        activations: gives what the frozen stages make of them.
+        depth: how many leading stages to take from there.
+    """
     was_training = model.training
     model.train(False)
+    depth = min(depth, model.fork_depth)
 
     def forward(rows: IntN) -> dict[str, torch.Tensor]:
         with torch.no_grad(), activations.precision.autocast(activations.device):
             given = activations.batch(split, rows, depth=depth)
-            embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=depth)
+            embeddings = model.embeddings(given.states, given.mask_BL, depth=depth)
         with torch.no_grad():
-            return model.logits(embedding_BD)
+            return model.all_logits(embeddings)
 
     logits = {
         name: np.empty((len(split), task.num_outputs), dtype=np.float32) for name, task in model.tasks.items()
@@ -69,12 +72,13 @@ def score_task(task: Task, logits_NC: np.ndarray[Any, Any], labels: LabelsN) -> 
     """Scores on labelled rows.
 
     Returns:
-        classification: macro_f1 (over labels that occur or are predicted), accuracy, num_labelled;
-        multilabel: macro_f1, micro_f1, accuracy (all labels right); regression: mae and rmse in the target's
-        unit, pearson (0 where either side is constant).
+        classification: macro_f1 (over labels that occur or are predicted), accuracy, ece (see
+        `calibration_error`); multilabel: macro_f1, micro_f1, accuracy (all labels right); regression: mae and
+        rmse in the target's unit, pearson (0 where either side is constant). Of all: num_labelled.
     """
     known = is_labelled(labels)
-    truth, predicted = labels[known], probabilities(task, logits_NC[known])
+    values = probabilities(task, logits_NC[known])
+    truth, predicted = labels[known], decisions(task, values)
     scores: dict[str, Any] = {}
     if task.kind == "regression":
         error = predicted.astype(np.float64) - truth
@@ -82,15 +86,25 @@ def score_task(task: Task, logits_NC: np.ndarray[Any, Any], labels: LabelsN) -> 
         scores["rmse"] = float(np.sqrt((error**2).mean()))
         scores["pearson"] = _pearson(predicted, truth)
         return scores | {"num_labelled": int(known.sum())}
-    if task.kind == "classification":
-        chosen = predicted.argmax(axis=1)
-    else:
-        truth, chosen = truth.astype(np.int64), (predicted >= 0.5).astype(np.int64)
-    scores["macro_f1"] = float(f1_score(truth, chosen, average="macro", zero_division=0))
+    truth = truth.astype(np.int64)
+    scores["macro_f1"] = float(f1_score(truth, predicted, average="macro", zero_division=0))
     if task.kind == "multilabel":
-        scores["micro_f1"] = float(f1_score(truth, chosen, average="micro", zero_division=0))
-    scores["accuracy"] = float(accuracy_score(truth, chosen))
+        scores["micro_f1"] = float(f1_score(truth, predicted, average="micro", zero_division=0))
+    scores["accuracy"] = float(accuracy_score(truth, predicted))
+    if task.kind == "classification":
+        scores["ece"] = calibration_error(values, truth)
     return scores | {"num_labelled": int(known.sum())}
+
+
+def calibration_error(probability_NC: np.ndarray[Any, Any], truth_N: LabelsN) -> float:
+    """Expected calibration error: |confidence − accuracy| over 15 bins of equal width, weighted by their rows
+    (Guo et al. 2017, arXiv 1706.04599).
+    """
+    confidence_N = probability_NC.max(axis=1).astype(np.float64)
+    right_N = probability_NC.argmax(axis=1) == truth_N
+    bin_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    gap = np.bincount(bin_N, weights=confidence_N - right_N, minlength=_BINS)
+    return float(np.abs(gap).sum() / max(1, len(truth_N)))
 
 
 def _pearson(predicted: LabelsN, truth: LabelsN) -> float:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -22,16 +21,15 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.freeze import Frost, freeze_to
 from frostline.plan.groups import build_groups, build_optimizer, set_rates
 from frostline.plan.phase import Phase
-from frostline.plan.plateau import watched_score
 from frostline.training.activations import Activations
-from frostline.training.checkpoint import Tensors, optimizer_moments, restore_moments, restore_weights
+from frostline.training.checkpoint import Tensors, optimizer_moments, restore_moments
 from frostline.training.commits import Commits
-from frostline.training.evaluate import evaluate, main_scores, mean_score
 from frostline.training.journal import Journal
-from frostline.training.losses import add_gradients
+from frostline.training.judge import Judge
+from frostline.training.losses import Anchor, add_gradients
 from frostline.training.probe import solve_head
 from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
-from frostline.training.state import Best, State
+from frostline.training.state import State
 
 _LOG_STEPS = 25
 
@@ -69,6 +67,7 @@ class Trainer:
         self.started = started
         self.state = state
         self.stop_asked = False
+        self.judge = Judge(model, splits, settings, activations=activations, journal=journal, state=state)
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments = moments
         self._clock = time.monotonic()
@@ -88,10 +87,14 @@ class Trainer:
         """Freezes, trains, proves and commits one phase."""
         self._clock = time.monotonic()
         frost = self._freeze(phase)
-        if self.state.position.phase_step == 0:
+        is_start = self.state.position.phase_step == 0
+        if is_start:
             self._announce("phase", phase, frost)
-        if self.model.frozen_depth == self.model.backbone.num_stages:
+        whole = self.model.frozen_depth == self.model.backbone.num_stages
+        if whole or (is_start and self.judge.missing_targets(phase)):
             self._fill()
+        if is_start:
+            self.judge.open_phase(phase)
         if phase.solver == "probe":
             self._solve(phase)
         else:
@@ -103,14 +106,11 @@ class Trainer:
         """Makes the model obey the phase at the depth to which the frost line has come."""
         depths = self._depths(phase)
         frost = freeze_to(self.model, phase, depth=depths[len(self.state.thaws)])
-        self.state.learned |= self._learning().keys()
+        self.state.learned |= self.judge.learning().keys()
         return frost
 
     def _depths(self, phase: Phase) -> tuple[int, ...]:
         return phase.depths(self.model.backbone.num_layers)
-
-    def _learning(self) -> Tensors:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _announce(self, event: str, phase: Phase, frost: Frost) -> None:
         """Writes down where the frost line is."""
@@ -140,18 +140,17 @@ class Trainer:
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
         self._optimizer, self._moments = None, {}  # solved heads start their next descent afresh
-        self._evaluate(phase, epoch=0)
+        self.judge.evaluate(phase, epoch=0)
 
     def _descend(self, phase: Phase, frost: Frost) -> Frost:
         """Rounds of steps, each ended by an evaluation; returns what is frozen in the end."""
         self._regroup(phase)
         first = sum(p.epochs for p in self.phases[: self.state.position.phase] if p.solver == "adamw")
-        train, settings = self.splits["train"], self.settings
-        total_steps = sum(len(epoch_steps(train, settings, epoch=first + i)) for i in range(phase.epochs))
+        total_steps = sum(len(self._steps(phase, first + i)) for i in range(phase.epochs))
         self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
         for number in range(self.state.position.round, phase.epochs * phase.evaluations_per_epoch):
             epoch, part = divmod(number, phase.evaluations_per_epoch)
-            steps = epoch_steps(train, settings, epoch=first + epoch)
+            steps = self._steps(phase, first + epoch)
             for batches in part_of(steps, part, phase.evaluations_per_epoch)[
                 self.state.position.round_step :
             ]:
@@ -159,14 +158,21 @@ class Trainer:
                 self._step(phase, batches)
                 self._advance(phase, total_steps)
             self._log_losses(phase)
-            self._evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
+            self.judge.evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
             self.state.position = replace(self.state.position, round=number + 1, round_step=0)
-            if self._saw_plateau(phase):
+            if self.judge.must_stop(phase):
+                break
+            if self.judge.saw_plateau(phase):
                 if len(self.state.thaws) + 1 == len(self._depths(phase)):
                     break
                 frost = self._thaw(phase, frost)
-        self._restore_best()
+        self.judge.restore_best()
         return frost
+
+    def _steps(self, phase: Phase, epoch: int) -> list[list[IntN]]:
+        """Rows of every step of an epoch, counted over the run."""
+        heads = phase.taught_heads(self.model.tasks)
+        return epoch_steps(self.splits["train"], self.settings, epoch=epoch, heads=heads)
 
     def _regroup(self, phase: Phase) -> None:
         """An optimizer for what learns now; what goes on learning keeps its moments, what woke has none."""
@@ -176,7 +182,7 @@ class Trainer:
         groups = build_groups(self.model, phase, woke=woke)
         self._optimizer = build_optimizer(self.model, groups, keep=self._optimizer)
         if self.state.position.phase_step == 0:  # what learned before and is frozen now leaves its moments
-            learning = self._learning()
+            learning = self.judge.learning()
             self._moments = {k: v for k, v in self._moments.items() if k.rpartition("|")[0] in learning}
         restore_moments(self.model, self._optimizer, self._moments)
         self._moments = {}
@@ -184,25 +190,16 @@ class Trainer:
     def _thaw(self, phase: Phase, frost: Frost) -> Frost:
         """Moves the frost line down to the next depth of the phase, best weights restored first."""
         frost.verify(self.model)
-        self._restore_best()
+        self.judge.restore_best()
         self.state.thaws.append(self.state.position.phase_step)
         frost = self._freeze(phase)
         if self.state.best and self.state.best.weights:  # what wakes belongs to them as it was when it slept
-            waking = self._learning().items()
+            waking = self.judge.learning().items()
             self.state.best.weights = {n: p.detach().clone() for n, p in waking} | self.state.best.weights
         self.state.plateau.rest()
         self._regroup(phase)
         self._announce("thaw", phase, frost)
         return frost
-
-    def _saw_plateau(self, phase: Phase) -> bool:
-        """Takes in the latest evaluation; says whether the phase, at this depth, has learned what it can."""
-        scores = main_scores(self.model.tasks, self.state.latest["tasks"])
-        return phase.until is not None and self.state.plateau.saw(scores, phase.until)
-
-    def _restore_best(self) -> None:
-        if self.state.best:
-            restore_weights(self.model, self.state.best.weights)
 
     def _set_rates(self, phase: Phase, step: int, total_steps: int) -> None:
         assert self._optimizer is not None, "no optimizer"
@@ -213,13 +210,28 @@ class Trainer:
         assert self._optimizer is not None, "no optimizer"
         torch.manual_seed(step_seed(self.settings, step=self.state.position.step))
         self._optimizer.zero_grad(set_to_none=True)
-        heads = phase.learning_heads(self.model.tasks)
-        losses = add_gradients(self.model, self.activations, self.splits["train"], batches, heads=heads)
+        losses = add_gradients(
+            self.model,
+            self.activations,
+            self.splits["train"],
+            batches,
+            heads=phase.learning_heads(self.model.tasks),
+            anchors=self._anchors(phase),
+        )
         for name, loss in losses.items():
             self.state.losses.setdefault(name, []).append(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self._learning().values(), self.settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
         self.state.grad_norms.append(norm.detach())
         self._optimizer.step()
+
+    def _anchors(self, phase: Phase) -> dict[str, Anchor]:
+        """What the phase distils: of each frozen head, what it answered before."""
+        if phase.protect != "distill":
+            return {}
+        return {
+            name: Anchor(self.state.references[f"{name}|train"], phase.distill_weight)
+            for name in phase.exposed_heads
+        }
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
         at = self.state.position
@@ -250,36 +262,19 @@ class Trainer:
             lr = max(group["lr"] for group in self._optimizer.param_groups)
             self.journal.write("steps", step=self.state.position.step, phase=phase.name, **means, lr=lr)
 
-    def _evaluate(self, phase: Phase, *, epoch: float) -> None:
-        depth = self.model.frozen_depth
-        tasks = evaluate(self.model, self.splits["validation"], self.activations, depth=depth)
-        scores = {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
-        at = self.state.position
-        main = main_scores(self.model.tasks, tasks)
-        self.journal.write("evaluation", step=at.step, phase=phase.name, epoch=epoch, **scores, main=main)
-        self.state.latest = scores
-        best = self.state.best
-        if best is None or self._watched(phase, scores) > self._watched(phase, best.scores):
-            kept = self._learning() if self.settings.select == "best" else {}
-            self.state.best = Best(scores, {n: p.detach().clone() for n, p in kept.items()})
-
-    def _watched(self, phase: Phase, scores: dict[str, Any]) -> float:
-        """The number by which the best weights of a phase are chosen."""
-        monitor = phase.until.monitor if phase.until else "mean"
-        return watched_score(monitor, main_scores(self.model.tasks, scores["tasks"]))
-
     def _finish(self, phase: Phase, frost: Frost) -> None:
-        best = self.state.best if self.settings.select == "best" else None
         self.state.reports.append(
             {
                 "name": phase.name,
                 "frozen_depths": list(self._depths(phase)[: len(self.state.thaws) + 1]),
                 "frozen_heads": list(phase.frozen_heads),
-                "parameters_trained": sum(p.numel() for p in self._learning().values()),
+                "parameters_trained": sum(p.numel() for p in self.judge.learning().values()),
                 "frozen_tensors_verified": frost.num_tensors,
                 "steps": self.state.position.phase_step,
                 "seconds": round(self._phase_seconds(), 2),
-                "validation": best.scores if best else self.state.latest,
+                "validation": self.judge.final_scores(phase),
+                "leak": self.judge.leaks(phase),
+                "breaches": self.state.breaches,
             }
         )
         self.journal.write("phase_end", step=self.state.position.step, **self.state.reports[-1])

@@ -1,14 +1,16 @@
-"""The losses and gradients of a step: each task's on its labelled rows, and their weighted sum.
+"""The losses and gradients of a step: each task's on its labelled rows, what holds a frozen head to its
+earlier answers, and their weighted sum.
 
 Sums are divided by the whole step's labels, not the batch's, so that gradients accumulated over several
 batches are those of one large batch.
 
-Shapes: D width.
+Shapes: B texts of a batch, N training texts, D width, C outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +22,19 @@ from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """What a frozen head is to go on answering.
+
+    Attributes:
+        logits_NC: its earlier outputs on the training texts, on the CPU.
+        weight: factor of the divergence from them.
+    """
+
+    logits_NC: torch.Tensor
+    weight: float
+
+
 def add_gradients(
     model: MultitaskModel,
     activations: Activations,
@@ -27,8 +42,10 @@ def add_gradients(
     batches: Sequence[IntN],
     *,
     heads: Collection[str],
+    anchors: Mapping[str, Anchor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The loss of each task with a label among a step's rows; its gradients are added to the parameters'.
+    """The loss of each task with a label among a step's rows, and of each anchored one its divergence from
+    what it answered; the gradients are added to the parameters'.
 
     A task without a labelled row is left out: its head gets no gradient at all, so that decay and momentum
     leave it alone.
@@ -39,12 +56,22 @@ def add_gradients(
         split: owner of the rows.
         batches: rows of each batch of the step.
         heads: tasks whose loss is trained on.
+        anchors: by task, what frozen heads are held to; all rows count, labelled or not.
     """
+    anchors = anchors or {}
+    num_rows = sum(len(rows) for rows in batches)
     weights = _label_weights(model, split, np.concatenate(batches), heads)
-    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for rows in batches if weights else []:
-        losses = _batch_losses(model, activations, split, rows, weights)
-        total = torch.stack([model.tasks[name].weight * loss for name, loss in losses.items()]).sum()
+    factors = {name: model.tasks[name].weight for name in weights}
+    factors |= {name: model.tasks[name].weight * anchor.weight for name, anchor in anchors.items()}
+    sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
+    for rows in batches if factors else []:
+        embedding_BD = _embedding(model, activations, split, rows)
+        losses = _label_losses(model, embedding_BD, split, rows, weights)
+        for name, anchor in anchors.items():
+            target = anchor.logits_NC[torch.from_numpy(rows)].to(embedding_BD.device)
+            head = model.head(name)
+            losses[name] = head.divergence_sum(head(embedding_BD), target) / num_rows
+        total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
     return sums
@@ -62,17 +89,21 @@ def _label_weights(
     }
 
 
-def _batch_losses(
+def _embedding(model: MultitaskModel, activations: Activations, split: Split, rows: IntN) -> torch.Tensor:
+    """Embeddings (B, D) of a batch, with gradient above the frost line."""
+    given = activations.batch(split, rows, depth=model.frozen_depth)
+    with activations.precision.autocast(activations.device):
+        return model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+
+
+def _label_losses(
     model: MultitaskModel,
-    activations: Activations,
+    embedding_BD: torch.Tensor,
     split: Split,
     rows: IntN,
     weights: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """A batch's share of each task's loss, with gradient above the frost line."""
-    given = activations.batch(split, rows, depth=model.frozen_depth)
-    with activations.precision.autocast(activations.device):
-        embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+    """A batch's share of the loss of each task with labels."""
     losses = {}
     for name, weight in weights.items():
         labels = _on(model, split.labels[name][rows])

@@ -42,7 +42,7 @@ def solve_head(
         validation labels.
     """
     known, held = is_labelled(train_labels), is_labelled(held_labels)
-    features = train_ND[known] * head.input_scale
+    features, held_features = _features(head, train_ND[known]), _features(head, held_ND[held])
     best_score, best_strength, since_best = -np.inf, _BLIND_STRENGTH, 0
     best: tuple[Matrix, Matrix] | None = None
     strengths = _STRENGTHS if held.any() else (_BLIND_STRENGTH,)
@@ -50,7 +50,7 @@ def solve_head(
         if not held.any():
             best = (weight_CD, bias_C)
             break
-        logits = held_ND[held] * head.input_scale @ weight_CD.T + bias_C
+        logits = held_features @ weight_CD.T + bias_C
         score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
         if score > best_score:
             best_score, best_strength, since_best, best = score, strength, 0, (weight_CD, bias_C)
@@ -63,6 +63,14 @@ def solve_head(
         head.linear.weight.copy_(torch.from_numpy(best[0]))
         head.linear.bias.copy_(torch.from_numpy(best[1]))
     return {"strength": best_strength} | ({"score": float(best_score)} if held.any() else {})
+
+
+def _features(head: Head, embedding_ND: Matrix) -> Matrix:
+    """What the head's linear map reads."""
+    device = head.linear.weight.device
+    with torch.no_grad():
+        features: Matrix = head.features(torch.from_numpy(embedding_ND).to(device)).cpu().numpy()
+    return features
 
 
 def _solutions(

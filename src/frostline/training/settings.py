@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from frostline.data.batches import Split, cut, epoch_batches
+from frostline.data.labels import is_labelled
 from frostline.data.table import IntN
 from frostline.model.device import AskedFormat
 from frostline.settings import Settings
@@ -35,22 +37,30 @@ class TrainSettings(Settings):
     """Which weights a phase ends with: those of its best validation score, or the last."""
     save_seconds: float = Field(default=120, gt=0)
     """Least time between checkpoints inside a phase."""
+    each_task_alone: bool = False
+    """Train each task by itself too, under the same plan: do the tasks help or hurt each other?"""
     keep_last: int = Field(default=2, ge=2)
     """How many checkpoints are kept; the one before the newest is what a damaged one falls back to."""
 
 
-def epoch_steps(split: Split, settings: TrainSettings, *, epoch: int) -> list[list[IntN]]:
+def epoch_steps(
+    split: Split, settings: TrainSettings, *, epoch: int, heads: Collection[str] | None = None
+) -> list[list[IntN]]:
     """Rows of every step of an epoch, each step in parts that are computed one after the other.
 
     Args:
         split: the training texts.
         settings: of the run, resolved.
         epoch: counted over the whole run.
+        heads: tasks that learn from labels; rows without a label of any of them are left out. None: all rows.
     """
     assert settings.batch_tokens is not None, "settings are not resolved"
     length_N = split.tokens.length_N
-    batches = epoch_batches(length_N, size=settings.batch_size, seed=settings.seed, epoch=epoch)
-    parts = [cut(rows, length_N, max_tokens=settings.batch_tokens) for rows in batches]
+    used = np.arange(len(split))
+    if heads is not None:
+        used = np.flatnonzero(np.any([is_labelled(split.labels[name]) for name in heads], axis=0))
+    batches = epoch_batches(length_N[used], size=settings.batch_size, seed=settings.seed, epoch=epoch)
+    parts = [cut(used[rows], length_N, max_tokens=settings.batch_tokens) for rows in batches]
     size = settings.gradient_accumulation_steps
     return [[rows for batch in parts[i : i + size] for rows in batch] for i in range(0, len(parts), size)]
 

@@ -56,6 +56,8 @@ class State:
         latest: scores of the phase's latest evaluation.
         thaws: steps of this phase at which its frost line moved down.
         plateau: what this phase saw of the watched scores.
+        breaches: evaluations of this phase at which a frozen head had lost more than the guard allows.
+        references: logits of frozen heads before the layers under them learned, by `<task>|<split>`.
         losses: of each task since the last line of the log.
         grad_norms: of each step since then, before clipping.
         phase_seconds: spent in this phase by earlier processes.
@@ -69,6 +71,8 @@ class State:
     latest: dict[str, Any] = field(default_factory=dict)
     thaws: list[int] = field(default_factory=list)
     plateau: Plateau = field(default_factory=Plateau)
+    breaches: list[dict[str, Any]] = field(default_factory=list)
+    references: Tensors = field(default_factory=dict)
     losses: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     grad_norms: list[torch.Tensor] = field(default_factory=list)
     phase_seconds: float = 0.0
@@ -78,7 +82,7 @@ class State:
         """Moves to the start of the phase that follows."""
         self.position = Position(phase=self.position.phase + 1, step=self.position.step)
         self.best, self.latest, self.phase_seconds = None, {}, 0.0
-        self.thaws, self.plateau = [], Plateau()
+        self.thaws, self.plateau, self.breaches = [], Plateau(), []
 
     def check_finite(self) -> None:
         """Raises TrainingError when a loss or gradient since the last line of the log is not finite."""
@@ -117,6 +121,7 @@ class State:
             "latest": self.latest,
             "thaws": self.thaws,
             "plateau": self.plateau.content(),
+            "breaches": self.breaches,
             "losses": {task: [float(part) for part in parts] for task, parts in self.losses.items()},
             "grad_norms": [float(norm) for norm in self.grad_norms],
             "phase_seconds": self.phase_seconds,
@@ -125,9 +130,15 @@ class State:
 
     @classmethod
     def build(
-        cls, content: Mapping[str, Any], *, learned: set[str], best: Tensors, device: torch.device
+        cls,
+        content: Mapping[str, Any],
+        *,
+        learned: set[str],
+        best: Tensors,
+        references: Tensors,
+        device: torch.device,
     ) -> Self:
-        """The state that `content` described."""
+        """The state that `content` described, with the tensors of its checkpoint."""
         weights = {name: value.to(device) for name, value in best.items()}
         return cls(
             position=Position(**content["position"]),
@@ -137,6 +148,8 @@ class State:
             latest=content["latest"],
             thaws=list(content["thaws"]),
             plateau=Plateau.build(content["plateau"]),
+            breaches=list(content["breaches"]),
+            references=references,
             losses={
                 task: [torch.tensor(part, device=device) for part in parts]
                 for task, parts in content["losses"].items()

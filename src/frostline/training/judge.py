@@ -1,0 +1,195 @@
+"""What an evaluation leads to: which weights are the best, whether a plateau is reached, what a frozen head
+lost.
+
+Scores the model on validation and keeps the run's state; never takes a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.data.batches import Split
+from frostline.data.labels import is_labelled
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.phase import Phase
+from frostline.plan.plateau import watched_score
+from frostline.training.activations import Activations
+from frostline.training.checkpoint import Tensors, restore_weights
+from frostline.training.evaluate import main_scores, mean_score, predict_logits, score_tasks
+from frostline.training.journal import Journal
+from frostline.training.leak import lost_share, measure_leak
+from frostline.training.probe import solve_head
+from frostline.training.settings import TrainSettings
+from frostline.training.state import Best, State
+
+_PROBE_ROWS = 5000
+Matrix = np.ndarray[Any, np.dtype[Any]]
+
+
+class Judge:
+    """Judges a model in training by its validation split."""
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        splits: dict[str, Split],
+        settings: TrainSettings,
+        *,
+        activations: Activations,
+        journal: Journal,
+        state: State,
+    ) -> None:
+        self.model = model
+        self.splits = splits
+        self.settings = settings
+        self.activations = activations
+        self.journal = journal
+        self.state = state
+        self._breached: list[str] = []
+
+    def open_phase(self, phase: Phase) -> None:
+        """Writes down what frozen heads answer before the layers under them learn; the guard may go back to
+        the weights of this moment.
+        """
+        kept = self.state.references
+        for name in phase.learning_heads(self.model.tasks):  # one that learns has no earlier self to keep
+            for split in ("train", "validation"):
+                kept.pop(f"{name}|{split}", None)
+        new = [name for name in phase.exposed_heads if f"{name}|validation" not in kept]
+        if new or _can_roll_back(phase):
+            logits, scores = self._score(phase)
+            kept |= {f"{name}|validation": torch.from_numpy(logits[name]) for name in new}
+            if _can_roll_back(phase):
+                self._keep_best(phase, scores)
+        targets = self.missing_targets(phase)
+        if targets:
+            train, depth = self.splits["train"], self.model.backbone.num_stages
+            logits = predict_logits(self.model, train, self.activations, depth=depth)
+            kept |= {f"{name}|train": torch.from_numpy(logits[name]) for name in targets}
+
+    def missing_targets(self, phase: Phase) -> list[str]:
+        """Heads whose answers on the training texts are needed to distil, and not written down yet; for
+        these, `open_phase` reads the stored embeddings of the training texts.
+        """
+        names = phase.exposed_heads if phase.protect == "distill" else ()
+        return [name for name in names if f"{name}|train" not in self.state.references]
+
+    def evaluate(self, phase: Phase, *, epoch: float) -> None:
+        """Scores the validation split, writes it down, and keeps the weights if they are the best."""
+        logits, scores = self._score(phase)
+        main, step = main_scores(self.model.tasks, scores["tasks"]), self.state.position.step
+        self.journal.write("evaluation", step=step, phase=phase.name, epoch=epoch, **scores, main=main)
+        self.state.latest = scores
+        self._breached = self._watch(phase, logits)
+        if not (self._breached and _can_roll_back(phase)):
+            self._keep_best(phase, scores)
+
+    def _score(self, phase: Phase) -> tuple[dict[str, Matrix], dict[str, Any]]:
+        held = self.splits["validation"]
+        logits = predict_logits(self.model, held, self.activations, depth=self.model.frozen_depth)
+        tasks = score_tasks(self.model.tasks, logits, held.labels)
+        return logits, {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
+
+    def _watch(self, phase: Phase, logits: dict[str, Matrix]) -> list[str]:
+        """The frozen heads that lost more than the guard allows, which is written down."""
+        breached = []
+        for name in phase.exposed_heads if phase.guard else ():
+            assert phase.guard is not None, "no guard"
+            labels = self.splits["validation"].labels[name]
+            before = self.state.references[f"{name}|validation"]
+            lost = lost_share(self.model.tasks[name], before.numpy(), logits[name], labels)
+            if lost > phase.guard.tolerance:
+                breached.append(name)
+                breach = {"step": self.state.position.step, "task": name, "lost": lost}
+                self.state.breaches.append(breach)
+                self.journal.write("guard", phase=phase.name, action=phase.guard.action, **breach)
+        return breached
+
+    def _keep_best(self, phase: Phase, scores: dict[str, Any]) -> None:
+        """Keeps scores and weights of an evaluation where they are those to end with so far."""
+        best, is_last = self.state.best, self.settings.select == "last"
+        is_better = best is None or self._watched(phase, scores) > self._watched(phase, best.scores)
+        if is_better or (is_last and _can_roll_back(phase)):
+            kept = self.learning() if not is_last or _can_roll_back(phase) else {}
+            self.state.best = Best(scores, {n: p.detach().clone() for n, p in kept.items()})
+
+    def _watched(self, phase: Phase, scores: dict[str, Any]) -> float:
+        """The number by which the best weights of a phase are chosen."""
+        monitor = phase.until.monitor if phase.until else "mean"
+        return watched_score(monitor, main_scores(self.model.tasks, scores["tasks"]))
+
+    def must_stop(self, phase: Phase) -> bool:
+        """Whether the guard ends the phase after the latest evaluation."""
+        return phase.guard is not None and phase.guard.action != "warn" and bool(self._breached)
+
+    def saw_plateau(self, phase: Phase) -> bool:
+        """Takes in the latest evaluation; says whether the phase, at this depth, has learned what it can."""
+        scores = main_scores(self.model.tasks, self.state.latest["tasks"])
+        return phase.until is not None and self.state.plateau.saw(scores, phase.until)
+
+    def learning(self) -> Tensors:
+        """What learns at the moment, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def restore_best(self) -> None:
+        """Puts the weights of the phase's best evaluation back, where they were kept."""
+        if self.state.best:
+            restore_weights(self.model, self.state.best.weights)
+
+    def final_scores(self, phase: Phase) -> dict[str, Any]:
+        """Scores of the weights that the phase ended with."""
+        keeps = self.settings.select == "best" or _can_roll_back(phase)
+        return self.state.best.scores if keeps and self.state.best else self.state.latest
+
+    def leaks(self, phase: Phase) -> dict[str, dict[str, Any]]:
+        """What has become of the heads that this phase froze over layers that learn (see `measure_leak`), and
+        `probe_gap`: how much better a head solved anew on the present embeddings would be.
+        """
+        if not phase.exposed_heads:
+            return {}
+        held = self.splits["validation"]
+        logits, _ = self._score(phase)
+        found = {}
+        for name in phase.exposed_heads:
+            before = self.state.references[f"{name}|validation"].numpy()
+            leak = measure_leak(self.model.tasks[name], before, logits[name], held.labels[name])
+            found[name] = {"protect": phase.protect, **leak}
+        for name, score in self._solved_scores(list(found)).items():
+            found[name]["probe_gap"] = score - found[name]["score_after"]
+        return found
+
+    def _solved_scores(self, names: list[str]) -> dict[str, float]:
+        """What fresh heads reach on the present embeddings, solved on 5,000 training texts at most."""
+        train, held = self.splits["train"], self.splits["validation"]
+        wanted = [
+            name
+            for name in names
+            if self.model.fork_of(name) is None
+            and is_labelled(held.labels[name]).any()
+            and len(np.unique(train.labels[name][is_labelled(train.labels[name])])) > 1
+        ]
+        if not wanted:
+            return {}
+        labelled = np.any([is_labelled(train.labels[name]) for name in wanted], axis=0)
+        rows = np.random.default_rng(self.settings.seed).permutation(np.flatnonzero(labelled))[:_PROBE_ROWS]
+        train_ND, held_ND = (
+            self.activations.compute(tokens) for tokens in (train.tokens.take(rows), held.tokens)
+        )
+        return {
+            name: solve_head(
+                copy.deepcopy(self.model.head(name)),
+                train_ND=train_ND,
+                train_labels=train.labels[name][rows],
+                held_ND=held_ND,
+                held_labels=held.labels[name],
+            )["score"]
+            for name in wanted
+        }
+
+
+def _can_roll_back(phase: Phase) -> bool:
+    return phase.guard is not None and phase.guard.action == "rollback"
