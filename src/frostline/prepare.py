@@ -122,7 +122,7 @@ def prepare_alone(prepared: Prepared, task: str) -> Prepared:
     if source:
         put_head(model, find_head(task, source))
     splits = {
-        name: Split(name, split.tokens, {task: split.labels[task]}) for name, split in prepared.splits.items()
+        name: replace(split, labels={task: split.labels[task]}) for name, split in prepared.splits.items()
     }
     train = config.train.model_copy(update={"each_task_alone": False})
     alone = {"plan": PlanSettings(phases=phases), "tasks": {task: config.tasks[task]}, "train": train}
@@ -190,7 +190,8 @@ def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Spl
     table = tables.splits[name]
     texts = (str(text) for text in table.columns[config.data.text])
     tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
-    return Split(name, tokens, {task.name: encode_labels(task, table) for task in tables.tasks})
+    labels = {task.name: encode_labels(task, table) for task in tables.tasks}
+    return Split(name, tokens, labels, replace(table, columns={}).where)  # places without the texts
 
 
 def _unseen_labels(task: Task, validation: Split) -> Iterator[str]:

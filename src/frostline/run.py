@@ -157,6 +157,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             trained, verdict, phases=trainer.state.reports, seconds=trainer.seconds(), warnings=notes
         )
         write_results(trained, verdict, folder, report)
+        report["checkpoint_seconds"] = round(commits.seconds, 2)
         if prepared.config.train.each_task_alone:
             report["alone"] = _each_alone(prepared, trained, verdict, folder, show)
         write_json(folder / "report.json", report)

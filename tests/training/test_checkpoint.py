@@ -10,7 +10,9 @@ import torch
 
 from frostline import atomic
 from frostline.errors import CheckpointError, RunError
+from frostline.training import commits
 from frostline.training.checkpoint import Checkpoint, load_newest, restore_weights, save_checkpoint
+from frostline.training.settings import TrainSettings
 
 
 def checkpoint(value):
@@ -106,13 +108,61 @@ def test_a_disk_that_is_really_full_is_said(tmp_path):
     assert step_of(tmp_path) == 1
 
 
+@pytest.mark.filterwarnings("ignore:This process")  # a fork beside torch's threads: the child only writes
+def test_a_kill_in_the_middle_of_any_write_leaves_the_one_before(tmp_path):
+    """The kernel kills the process at the byte at which a file grows beyond a limit."""
+    import resource
+    import signal
+
+    def big(value):
+        return Checkpoint(
+            {"step": value, "note": "x" * 3000}, {"w": torch.full((40,), float(value)), "b": torch.zeros(9000)},
+            {"m": torch.zeros(5000)}, {"w": torch.zeros(2000)}, {"r": torch.zeros(1000)},
+        )  # fmt: skip
+
+    save_checkpoint(tmp_path / "step-00000001", big(1), keep_last=2)
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "step-00000001").iterdir())
+    limits = sorted({size * part // 5 for size in sizes for part in range(5)})
+    assert len(limits) > 20
+    for limit in limits:
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            try:
+                save_checkpoint(tmp_path / "step-00000002", big(2), keep_last=2)
+            finally:
+                os._exit(0)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), limit
+        assert step_of(tmp_path) == 1
+    save_checkpoint(tmp_path / "step-00000002", big(2), keep_last=2)
+    assert step_of(tmp_path) == 2
+
+
+def test_checkpoints_are_spaced_by_time_and_by_what_they_cost(monkeypatch, tmp_path):
+    clock = [0.0]
+    monkeypatch.setattr(commits.time, "monotonic", lambda: clock[0])
+    kept = commits.Commits(tmp_path, settings=TrainSettings(), fingerprint={})
+    asked = commits.Commits(tmp_path, settings=TrainSettings(save_seconds=5), fingerprint={})
+    for seconds, is_due in ((5, False), (119, False), (121, True)):
+        clock[0] = seconds
+        assert kept.is_due == is_due
+        assert asked.is_due == (seconds > 5)
+    kept._last_seconds = 9.0  # of a large model: 3 % of 300 s
+    clock[0] = 299
+    assert not kept.is_due
+    clock[0] = 301
+    assert kept.is_due
+
+
 def test_every_flipped_or_cut_byte_is_detected(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2)
     newest = tmp_path / "step-00000002"
     generator = random.Random(0)
     whole = {path.name: path.read_bytes() for path in newest.iterdir()}
-    for _ in range(300):
+    for _ in range(1000):
         name = generator.choice(sorted(whole))
         data = bytearray(whole[name])
         place = generator.randrange(len(data))

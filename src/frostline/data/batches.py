@@ -8,7 +8,7 @@ Shapes: B texts of a batch, L longest of them in tokens, N texts, T tokens of al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,16 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Split:
-    """A tokenised split with the encoded labels of each task (see `encode_labels`)."""
+    """A tokenised split with the encoded labels of each task (see `encode_labels`).
+
+    Attributes:
+        where: from a row to its place, as messages name it.
+    """
 
     name: str
     tokens: Tokens
     labels: dict[str, LabelsN]
+    where: Callable[[int], str] = str
 
     def __len__(self) -> int:
         """Number of texts."""

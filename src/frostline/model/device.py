@@ -28,8 +28,8 @@ Result = TypeVar("Result")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _WORTH = 1.3
-_PROBE_ROWS = 256
-_PROBE_WIDTH = 256
+_PROBE_ROWS = 128
+_PROBE_WIDTHS = (256, 512)
 _PROBE_REPEATS = 10
 _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
@@ -103,7 +103,7 @@ def _gflops(width: int) -> tuple[float, float]:
 
     Measured in turn and several times, so that other work on the machine does not fall on one of them alone.
     """
-    width = max(width, _PROBE_WIDTH)
+    width = min(max(width, _PROBE_WIDTHS[0]), _PROBE_WIDTHS[1])
     shapes = ((_PROBE_ROWS, width), (width, 4 * width))
     spent: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     sides = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in spent}

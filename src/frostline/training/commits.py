@@ -19,29 +19,38 @@ from frostline.training.journal import Journal
 from frostline.training.settings import TrainSettings
 from frostline.training.state import State
 
+_SPACING = 120.0
+_MOST_SHARE = 0.03
+
 
 class Commits:
-    """The checkpoints of a run."""
+    """The checkpoints of a run.
+
+    Attributes:
+        seconds: that this process spent on them.
+    """
 
     def __init__(self, folder: Path, *, settings: TrainSettings, fingerprint: Mapping[str, str]) -> None:
         self.folder = folder
         self.settings = settings
         self.fingerprint = dict(fingerprint)
+        self.seconds = 0.0
         self._saved_at = time.monotonic()
+        self._last_seconds = 0.0
 
     @property
     def is_due(self) -> bool:
         """Whether the newest commit is older than the settings allow inside a phase."""
-        return time.monotonic() - self._saved_at > self.settings.save_seconds
+        spacing = self.settings.save_seconds or max(_SPACING, self._last_seconds / _MOST_SHARE)
+        return time.monotonic() - self._saved_at > spacing
 
     def save(self, model: MultitaskModel, state: State, moments: Tensors, journal: Journal) -> None:
         """Commits a state with the weights that it is of.
 
         Raises:
             RunError: the disk is full or may not be written; older checkpoints are untouched.
-            TrainingError: a loss that is not finite; nothing is written.
         """
-        state.check_finite()
+        start = time.monotonic()
         forks = {task: fork.depth for task in model.tasks if (fork := model.fork_of(task))}
         parameters = dict(model.named_parameters())
         kept = sorted(name for name in parameters if name in state.learned or name.startswith("forks."))
@@ -63,6 +72,8 @@ class Commits:
             keep_last=self.settings.keep_last,
         )
         self._saved_at = time.monotonic()
+        self._last_seconds = self._saved_at - start
+        self.seconds += self._last_seconds
 
     def load(
         self, model: MultitaskModel, journal: Journal, *, device: torch.device

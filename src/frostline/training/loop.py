@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from frostline.data.batches import Split
@@ -28,6 +29,7 @@ from frostline.training.journal import Journal
 from frostline.training.judge import Judge
 from frostline.training.losses import Anchor, add_gradients
 from frostline.training.probe import solve_head
+from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
 from frostline.training.state import State
 
@@ -218,10 +220,8 @@ class Trainer:
             heads=phase.learning_heads(self.model.tasks),
             anchors=self._anchors(phase),
         )
-        for name, loss in losses.items():
-            self.state.losses.setdefault(name, []).append(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
-        self.state.grad_norms.append(norm.detach())
+        self.state.recent.add(losses, norm, np.concatenate(batches))
         self._optimizer.step()
 
     def _anchors(self, phase: Phase) -> dict[str, Anchor]:
@@ -254,9 +254,13 @@ class Trainer:
         if self.stop_asked:
             raise Interrupted
 
+    def _check_finite(self) -> None:
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
+
     def _log_losses(self, phase: Phase) -> None:
         """Writes the mean losses since the last line."""
-        means = self.state.take_means()
+        self._check_finite()
+        means, self.state.recent = self.state.recent.means(), Recent()
         if means:
             assert self._optimizer is not None, "no optimizer"
             lr = max(group["lr"] for group in self._optimizer.param_groups)
@@ -290,6 +294,7 @@ class Trainer:
         return self.state.phase_seconds + time.monotonic() - self._clock
 
     def _save(self) -> None:
+        self._check_finite()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
         moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
         self.commits.save(self.model, state, moments, self.journal)

@@ -35,8 +35,9 @@ class TrainSettings(Settings):
     """auto | cpu | cuda | mps."""
     select: Literal["best", "last"] = "best"
     """Which weights a phase ends with: those of its best validation score, or the last."""
-    save_seconds: float = Field(default=120, gt=0)
-    """Least time between checkpoints inside a phase."""
+    save_seconds: float | None = Field(default=None, gt=0)
+    """Least time between checkpoints inside a phase; left out: 120, or more where they
+    would take over 3 % of the time."""
     each_task_alone: bool = False
     """Train each task by itself too, under the same plan: do the tasks help or hurt each other?"""
     keep_last: int = Field(default=2, ge=2)

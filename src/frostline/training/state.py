@@ -5,16 +5,15 @@ Knows no files; `checkpoint.py` commits what this module describes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
 
-from frostline.errors import TrainingError
 from frostline.plan.plateau import Plateau
 from frostline.training.checkpoint import Tensors
+from frostline.training.recent import Recent
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class State:
         plateau: what this phase saw of the watched scores.
         breaches: evaluations of this phase at which a frozen head had lost more than the guard allows.
         references: logits of frozen heads before the layers under them learned, by `<task>|<split>`.
-        losses: of each task since the last line of the log.
-        grad_norms: of each step since then, before clipping.
+        recent: the steps since the last line of the log.
         phase_seconds: spent in this phase by earlier processes.
         run_seconds: spent in the run by earlier processes.
     """
@@ -73,8 +71,7 @@ class State:
     plateau: Plateau = field(default_factory=Plateau)
     breaches: list[dict[str, Any]] = field(default_factory=list)
     references: Tensors = field(default_factory=dict)
-    losses: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-    grad_norms: list[torch.Tensor] = field(default_factory=list)
+    recent: Recent = field(default_factory=Recent)
     phase_seconds: float = 0.0
     run_seconds: float = 0.0
 
@@ -83,34 +80,6 @@ class State:
         self.position = Position(phase=self.position.phase + 1, step=self.position.step)
         self.best, self.latest, self.phase_seconds = None, {}, 0.0
         self.thaws, self.plateau, self.breaches = [], Plateau(), []
-
-    def check_finite(self) -> None:
-        """Raises TrainingError when a loss or gradient since the last line of the log is not finite."""
-        self._means()
-
-    def take_means(self) -> dict[str, Any]:
-        """Mean loss of each task and mean norm of the gradients since the last line of the log, which are
-        forgotten; empty when there was no step.
-
-        Raises:
-            TrainingError: one of them is NaN or infinite.
-        """
-        means = self._means()
-        self.losses, self.grad_norms = {}, []
-        return means
-
-    def _means(self) -> dict[str, Any]:
-        if not self.grad_norms:
-            return {}
-        losses = {task: float(torch.stack(parts).mean()) for task, parts in self.losses.items()}
-        norm = float(torch.stack(self.grad_norms).mean())
-        if not all(map(math.isfinite, (*losses.values(), norm))):
-            raise TrainingError(
-                f"step {self.position.step}: the loss or its gradient is not finite (losses {losses}, "
-                f"gradient {norm}). The last checkpoint is kept. Try a smaller rate, or "
-                'train.precision = "fp32".'
-            )
-        return {"loss": losses, "grad_norm": norm}
 
     def content(self) -> dict[str, Any]:
         """All but the tensors, as JSON; floats keep every bit."""
@@ -122,8 +91,7 @@ class State:
             "thaws": self.thaws,
             "plateau": self.plateau.content(),
             "breaches": self.breaches,
-            "losses": {task: [float(part) for part in parts] for task, parts in self.losses.items()},
-            "grad_norms": [float(norm) for norm in self.grad_norms],
+            "recent": self.recent.content(),
             "phase_seconds": self.phase_seconds,
             "run_seconds": self.run_seconds,
         }
@@ -150,11 +118,7 @@ class State:
             plateau=Plateau.build(content["plateau"]),
             breaches=list(content["breaches"]),
             references=references,
-            losses={
-                task: [torch.tensor(part, device=device) for part in parts]
-                for task, parts in content["losses"].items()
-            },
-            grad_norms=[torch.tensor(norm, device=device) for norm in content["grad_norms"]],
+            recent=Recent.build(content["recent"], device=device),
             phase_seconds=content["phase_seconds"],
             run_seconds=content["run_seconds"],
         )
