@@ -46,18 +46,21 @@ def start(*arguments) -> int:
 
 
 def build_file(folder: Path) -> Path:
-    """A run's file: heads solved, heads descending with one frozen, then a phase that thaws twice."""
+    """A run's file: heads solved, heads descending with one frozen, a phase that thaws twice with a frozen head
+    distilled, and one that gives it stages of its own."""
     for seed, (name, number) in enumerate({"train": 240, "validation": 60, "test": 60}.items()):
         write_jsonl(folder / f"{name}.jsonl", toy_rows(number, seed=seed))
     thaw = {
         "name": "thaw", "top_layers": 1, "backbone_lr": 1e-2, "head_lr": 1e-2, "epochs": 6,
         "evaluations_per_epoch": 2, "until": {"patience": 1, "min_delta": 0.5}, "thaw": {"to": 3},
+        "frozen_heads": ["mood"], "protect": "distill",
     }  # fmt: skip
+    fork = {"name": "fork", "top_layers": 1, "frozen_heads": ["mood"], "protect": "fork", "epochs": 2}
     content = {
         "model": {"backbone": str(save_encoder(folder / "encoder", CONFIGS["bert"])), "max_length": 32},
         "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")},
         "tasks": {"topic": {}, "mood": {}},
-        "plan": {"phases": [{"solver": "probe"}, {"epochs": 3, "frozen_heads": ["mood"]}, thaw]},
+        "plan": {"phases": [{"solver": "probe"}, {"epochs": 3, "frozen_heads": ["mood"]}, thaw, fork]},
         "train": {"precision": "fp32", "batch_size": 32, "save_seconds": 0.05},
     }
     file = folder / "run.toml"
@@ -68,7 +71,9 @@ def build_file(folder: Path) -> Path:
 def differences(first: Path, second: Path) -> list[str]:
     """What the two runs do not have alike, to the last bit."""
     found = []
-    tensors = [weights(run) | load_newest(run / "checkpoints")[0].moments for run in (first, second)]
+    last = [load_newest(run / "checkpoints")[0] for run in (first, second)]
+    parts = [kept.moments | kept.references for kept in last]
+    tensors = [weights(run) | kept for run, kept in zip((first, second), parts, strict=True)]
     if tensors[0].keys() != tensors[1].keys():
         found.append("names of weights or moments")
     elif not all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0]):
