@@ -2,10 +2,12 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+os.environ.setdefault("FROSTLINE_CACHE", tempfile.mkdtemp(prefix="frostline-cache-"))
 
 import numpy as np
 import pytest

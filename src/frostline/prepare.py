@@ -28,9 +28,11 @@ from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.freeze import tensor_hash
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
+from frostline.training.gate import Decision, decide_all
+from frostline.training.settings import TrainSettings
 
 # Training settings that change no step of a run.
-_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone"}
+_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone", "activations"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Prepared:
         precision: number format that training will take.
         device: where it will run.
         warnings: what the user should know, a sentence each.
+        decisions: where the outputs of frozen stages are stored, and why.
     """
 
     config: Config
@@ -54,6 +57,7 @@ class Prepared:
     precision: Precision
     device: torch.device
     warnings: tuple[str, ...]
+    decisions: tuple[Decision, ...] = ()
 
 
 def prepare(config: Config) -> Prepared:
@@ -89,7 +93,7 @@ def prepare(config: Config) -> Prepared:
         scored=scored,
         taken=heads,
     )
-    warnings = (
+    warnings: tuple[str, ...] = (
         *tables.warnings,
         *(sentence for sentence in said if sentence),
         *plan_warnings(phases),
@@ -102,8 +106,10 @@ def prepare(config: Config) -> Prepared:
         *(said for task in tables.tasks for said in _unseen_labels(task, splits["validation"])),
         *_cut_texts(splits["train"], backbone.max_length),
     )
-    resolved = _resolved(config, phases, tables, precision, device)
-    return Prepared(resolved, splits, model, phases, precision, device, warnings)
+    train = _resolved_settings(config, precision, device)
+    phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
+    resolved = _resolved(config, phases, tables, train)
+    return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
 
 
 def prepare_alone(prepared: Prepared, task: str) -> Prepared:
@@ -216,17 +222,18 @@ def _cut_texts(train: Split, max_length: int) -> Iterator[str]:
         yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
 
 
-def _resolved(
-    config: Config, phases: tuple[Phase, ...], tables: Tables, precision: Precision, device: torch.device
-) -> Config:
+def _resolved_settings(config: Config, precision: Precision, device: torch.device) -> TrainSettings:
+    tokens = config.train.batch_tokens or forward_tokens(device)
+    return config.train.model_copy(update={"precision": precision.format, "batch_tokens": tokens})
+
+
+def _resolved(config: Config, phases: tuple[Phase, ...], tables: Tables, train: TrainSettings) -> Config:
     tasks = {
         task.name: config.tasks[task.name].model_copy(
             update={"labels": task.labels or None, "column": task.column}
         )
         for task in tables.tasks
     }
-    tokens = config.train.batch_tokens or forward_tokens(device)
-    train = config.train.model_copy(update={"precision": precision.format, "batch_tokens": tokens})
     return config.model_copy(update={"plan": PlanSettings(phases=phases), "tasks": tasks, "train": train})
 
 

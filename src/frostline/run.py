@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             prepared.splits,
             prepared.phases,
             prepared.config.train,
-            activations=Activations(model.backbone, precision=prepared.precision, device=device),
+            activations=_activations(prepared),
             journal=journal,
             commits=commits,
             state=state,
@@ -157,12 +157,25 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             trained, verdict, phases=trainer.state.reports, seconds=trainer.seconds(), warnings=notes
         )
         write_results(trained, verdict, folder, report)
+        report["activations"] = [asdict(decision) for decision in prepared.decisions]
         report["checkpoint_seconds"] = round(commits.seconds, 2)
         if prepared.config.train.each_task_alone:
             report["alone"] = _each_alone(prepared, trained, verdict, folder, show)
         write_json(folder / "report.json", report)
         journal.show({"event": "done", "folder": str(folder), "report": report})
     return Run(folder, report)
+
+
+def _activations(prepared: Prepared) -> Activations:
+    settings = prepared.config.train.activations
+    stores = settings.store != "never" or any(phase.activations == "always" for phase in prepared.phases)
+    return Activations(
+        prepared.model.backbone,
+        precision=prepared.precision,
+        device=prepared.device,
+        folder=settings.place() if stores else None,
+        max_bytes=settings.max_bytes,
+    )
 
 
 def _each_alone(
@@ -198,6 +211,7 @@ def _announce(prepared: Prepared, trainer: Trainer, notes: list[str]) -> None:
             "event": "start",
             "table": build_trainability(prepared.model, prepared.phases),
             "precision": prepared.precision,
+            "decisions": prepared.decisions,
             "device": str(prepared.device),
             "rows": {name: len(split) for name, split in prepared.splits.items()},
             "resumed_at": trainer.state.position.step if trainer.state.learned else None,

@@ -138,6 +138,8 @@ class Watcher:
         self.console.print(
             f"[bold]number format[/bold] {precision.format} on {event['device']} ({precision.reason})"
         )
+        for decision in event["decisions"]:
+            self.console.print(f"[bold]store[/bold] {escape(decision.sentence())}")
         if event["resumed_at"] is not None:
             self.console.print(f"[bold]going on[/bold] after step {event['resumed_at']}")
         self.console.print(plan_table(event["table"]))

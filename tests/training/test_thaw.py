@@ -37,6 +37,14 @@ def test_the_line_moves_down_a_layer_at_each_plateau_and_the_phase_ends_when_it_
     assert phase["steps"] == 20  # of 48: flat again with everything awake
 
 
+def test_the_line_may_move_sooner_than_the_phase_ends(thawing, tmp_path):
+    thawing["plan"]["phases"][1] |= {"until": {"patience": 3}, "thaw": {"patience": 1}}
+    run = fl.train(thawing, output=tmp_path / "run")
+    moves = [event["step"] for event in events(run.folder) if event["event"] == "thaw"]
+    assert moves == [8, 12, 16]
+    assert run.report["phases"][1]["steps"] == 28  # three more flat evaluations with everything awake
+
+
 def test_a_phase_without_a_thaw_ends_at_its_plateau(thawing, tmp_path):
     del thawing["plan"]["phases"][1]["thaw"]
     run = fl.train(thawing, output=tmp_path / "run")

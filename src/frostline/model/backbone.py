@@ -119,9 +119,13 @@ class Backbone(nn.Module):
         Returns:
             Hidden states (B, L, D) for depth ≤ L; embeddings (B, D) float32 at L + 1.
         """
-        if depth == self.num_stages:
-            return self.suffix(batch.ids_BL, batch.mask_BL, depth=0)
-        return self._run(self._view(0, depth), batch.ids_BL, batch.mask_BL)
+        return self.between(batch.ids_BL, batch.mask_BL, start=0, stop=depth)
+
+    def between(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
+        """What stages `start` … `stop` − 1 make of what the stages below returned (see `prefix`)."""
+        if stop == self.num_stages:
+            return self.suffix(states, mask_BL, depth=start)
+        return self._run(self._view(start, stop), states, mask_BL)
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
         """Embeddings from what the prefix of this depth returned; from token ids at depth 0.

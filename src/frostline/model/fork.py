@@ -1,12 +1,12 @@
-"""A private copy of the stages that learn, kept for a head that must not move.
+"""Copies of single stages: private ones for a head that must not move, bf16 ones of what is frozen.
 
-The copy reads the hidden states of the shared stages below it, so its head answers as it did, to the bit.
-Knows stages, not why they were copied.
+Stages that are not copied are shared, so a copy costs what it holds. Knows stages, not why they were copied.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,8 +15,35 @@ from torch import nn
 from frostline.model.backbone import Backbone
 
 
+def share(backbone: Backbone) -> Backbone:
+    """A copy that has every parameter, buffer and the tokenizer in common with the backbone."""
+    shared: dict[int, Any] = {id(p): p for p in (*backbone.parameters(), *backbone.buffers())}
+    shared[id(backbone.tokenizer)] = backbone.tokenizer
+    return copy.deepcopy(backbone, shared)
+
+
+def make_private(backbone: Backbone, stages: Iterable[int], *, dtype: torch.dtype | None = None) -> None:
+    """Replaces the parameters of some stages by frozen copies.
+
+    Args:
+        backbone: changed; what it had in common with another stays the other's.
+        stages: their numbers.
+        dtype: of the copies of the transformer's parameters; None: as they were.
+    """
+    inside = {id(module) for module in backbone.transformer.modules()}
+    modules = [
+        module for stage in stages for owner in backbone.stage_modules(stage) for module in owner.modules()
+    ]
+    for module in dict.fromkeys(modules):
+        for name, parameter in module.named_parameters(recurse=False):
+            value = parameter.detach().to(dtype if id(module) in inside else None, copy=True)
+            setattr(module, name, nn.Parameter(value, requires_grad=False))
+
+
 class Fork(nn.Module):
     """The stages from `depth` upward as they were at a moment; those below are the backbone's own.
+
+    A head that reads them answers as it did, to the bit.
 
     Attributes:
         depth: first stage that is private; L + 1: none yet.
@@ -24,18 +51,12 @@ class Fork(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        shared: dict[int, Any] = {id(p): p for p in (*backbone.parameters(), *backbone.buffers())}
-        shared[id(backbone.tokenizer)] = backbone.tokenizer
-        self.backbone = copy.deepcopy(backbone, shared)
+        self.backbone = share(backbone)
         self.depth = backbone.num_stages
 
     def own(self, depth: int) -> None:
         """Copies the stages from `depth` up to those that are private already, before they move."""
-        stages = range(depth, self.depth)
-        modules = [m for stage in stages for m in self.backbone.stage_modules(stage)]
-        for module in dict.fromkeys(part for owner in modules for part in owner.modules()):
-            for name, parameter in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        make_private(self.backbone, range(depth, self.depth))
         self.depth = min(self.depth, depth)
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:

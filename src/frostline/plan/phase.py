@@ -41,6 +41,9 @@ class Thaw(Settings):
 
     layers: int = Field(default=1, ge=1)
     """Layers that wake at each plateau, from the top downward."""
+    patience: int | None = Field(default=None, ge=1)
+    """Evaluations without an improvement after which the line moves; left out: that of `until`, which also
+    ends the phase."""
     to: TopLayers = "all"
     """Where the line ends: how many top layers learn at last; "all" includes the embeddings."""
 
@@ -123,6 +126,9 @@ class Phase(Settings):
     """How the rates fall after warm-up: to 0 at the end of `epochs`, or not at all."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's decay; biases and norms have none."""
+    activations: Literal["auto", "always", "never"] = "auto"
+    """Whether the outputs of the frozen stages are stored in this phase; auto: what `train.activations`
+    says."""
 
     @model_validator(mode="after")
     def _check_alone(self) -> Self:
@@ -141,6 +147,8 @@ class Phase(Settings):
             self._refuse(("distill_weight",), f'protect = "{self.protect}" has no')
         if self.protect == "fork" and self.guard:
             raise ValueError('guard: protect = "fork" lets no frozen head move, so there is nothing to guard')
+        if self.top_layers in (0, "all") and self.thaw is None:
+            self._refuse(("activations",), "no stage is frozen under one that learns, so there is no")
         if self.layer_lrs:
             self._refuse(
                 ("backbone_lr", "layer_decay"), "layer_lrs gives every layer its rate, so there is no"

@@ -26,19 +26,20 @@ class Plateau:
     best: dict[str, float] = field(default_factory=dict)
     num_stale: dict[str, int] = field(default_factory=dict)
 
-    def saw(self, scores: Mapping[str, float], until: Until) -> bool:
+    def saw(self, scores: Mapping[str, float], until: Until, *, patience: int | None = None) -> bool:
         """Takes in an evaluation; says whether the plateau is reached.
 
         Args:
             scores: main score of each task.
             until: what is watched, and how patiently.
+            patience: instead of that of `until`.
         """
         for name, score in _watched(until.monitor, scores).items():
             if name not in self.best or score > self.best[name] + until.min_delta:
                 self.best[name], self.num_stale[name] = score, 0
             else:
                 self.num_stale[name] += 1
-        flat = [count >= until.patience for count in self.num_stale.values()]
+        flat = [count >= (patience or until.patience) for count in self.num_stale.values()]
         return any(flat) if until.monitor == "any" else all(flat)
 
     def rest(self) -> None:

@@ -1,36 +1,55 @@
-"""The outputs of the frozen prefix: computed once per text where the whole backbone is frozen.
+"""The outputs of the frozen stages: computed once per text, stored, and read in every later epoch.
 
-`batch` hands the loop what the suffix of a depth needs. At depth L + 1 that is a row of stored embeddings; at
-depth 0 token ids; between, the prefix runs without gradient, in eval mode.
+`batch` hands the loop what the suffix of a depth needs: token ids at depth 0; embeddings at depth L + 1;
+between them the hidden states of the frozen prefix, from the store where they are stored, else computed
+without gradient, in eval mode. What is stored is computed in batches that depend on the texts alone, so a
+store has the same bits whichever run filled it.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from frostline.data.batches import Split, Tokens, pad, sorted_batches
+from frostline.data.batches import Split, pad, sorted_batches
+from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
 from frostline.model.backbone import Backbone
 from frostline.model.device import Precision, forward_tokens, map_batches
+from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hash
+from frostline.settings import Settings
+from frostline.training.embed import embed
+from frostline.training.store import DTYPES, Store, StoreWriter, make_room, open_store
+
+_CODE = 1  # raised when the same weights and tokens would give other values
+_HELD_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class ActivationKey:
-    """Everything that changes the value of a stored activation. No match, no use."""
+class ActivationSettings(Settings):
+    """What is done with the outputs of frozen stages."""
 
-    weights: str
-    tokens: str
-    depth: int
-    format: str
+    store: Literal["auto", "always", "never"] = "auto"
+    """auto: stored for a phase where it is measured to be faster."""
+    max_bytes: int = Field(default=16 * 2**30, ge=0)
+    """Most bytes of all stores; the ones that were not used for the longest go first."""
+    folder: str | None = None
+    """Where the stores of all runs lie; left out: FROSTLINE_CACHE, or frostline in the user's cache."""
+
+    def place(self) -> Path:
+        """The folder of the stores."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("FROSTLINE_CACHE") or Path(cache) / "frostline"
+        return Path(self.folder).expanduser() if self.folder else Path(root) / "activations"
 
 
 @dataclass(frozen=True)
@@ -42,46 +61,171 @@ class SuffixInput:
 
 
 class Activations:
-    """Suffix inputs for any split and depth, with whole-backbone embeddings kept in memory."""
+    """Suffix inputs for any split and depth, from stores under one folder.
 
-    def __init__(self, backbone: Backbone, *, precision: Precision, device: torch.device) -> None:
+    Attributes:
+        folder: of the stores, shared by all runs; None: nothing is written, embeddings are held in memory.
+        max_bytes: that all stores there may take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        precision: Precision,
+        device: torch.device,
+        folder: Path | None = None,
+        max_bytes: int = 0,
+    ) -> None:
         self.backbone = backbone
         self.precision = precision
         self.device = device
-        self._stored: dict[str, tuple[ActivationKey, torch.Tensor]] = {}
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._prefix = backbone
+        self._texts: dict[str, DistinctTexts] = {}
+        self._stores: dict[tuple[str, int], tuple[str, Store]] = {}
+        self._held: dict[tuple[str, int], tuple[str, torch.Tensor]] = {}
 
-    def key(self, split: Split, depth: int) -> ActivationKey:
-        """The key of a split's activations under the weights of now."""
-        weights = hashlib.sha256()
+    def settle(self, depth: int) -> None:
+        """Takes in that the stages below a depth will not move until the next call.
+
+        In bf16 they are run from a copy whose weights are bf16, which saves a conversion in every batch.
+        """
+        self._prefix = self.backbone
+        if self.precision.format == "bf16":
+            self._prefix = share(self.backbone)
+            make_private(self._prefix, range(depth), dtype=self.precision.dtype)
+            self._prefix.eval()
+
+    def key(self, split: Split, depth: int) -> str:
+        """Of everything that changes the value of a stored activation, under the weights of now."""
+        digest = hashlib.blake2b(digest_size=20)
         for name, parameter in self.backbone.named_parameters():
             stage = self.backbone.stage_of[name]
             if stage is not None and stage < depth:
-                weights.update(f"{name} {tensor_hash(parameter)} ".encode())
-        tokens = hashlib.sha256(split.tokens.ids_T.tobytes() + split.tokens.offset_N1.tobytes())
-        return ActivationKey(weights.hexdigest(), tokens.hexdigest(), depth, self.precision.format)
+                digest.update(f"{name} {tensor_hash(parameter)} ".encode())
+        about = (
+            _CODE, depth, self.precision.format, self.device.type, torch.__version__, torch.get_num_threads(),
+            forward_tokens(self.device), self.backbone.transformer.config.model_type,
+            self.backbone.transformer.config._attn_implementation, str(self.backbone.tail),
+        )  # fmt: skip
+        digest.update(f"{about} {self._distinct(split).digest}".encode())
+        return digest.hexdigest()
 
-    def fill(self, split: Split) -> Iterator[int]:
-        """Stores the embeddings of a split unless the same ones are stored; yields the texts done so far."""
-        key = self.key(split, self.backbone.num_stages)
-        if split.name in self._stored and self._stored[split.name][0] == key:
+    def fill(self, split: Split, depth: int, *, via: Sequence[int] = ()) -> Iterator[int]:
+        """Stores the outputs of a depth for every text of a split, unless they are; yields the texts done.
+
+        Args:
+            split: the texts.
+            depth: 1 … L + 1.
+            via: lower depths to store on the way, each computed from the one below.
+        """
+        below = 0
+        for stop in sorted({*via, depth}):
+            place, key = (split.name, stop), self.key(split, stop)
+            for known in (self._stores, self._held):
+                if known.get(place, ("",))[0] != key:
+                    known.pop(place, None)
+            if place not in self._stores and place not in self._held:
+                yield from self._fill(split, stop, key, below)
+            below = stop if place in self._stores else 0
+
+    def _fill(self, split: Split, depth: int, key: str, below: int) -> Iterator[int]:
+        is_whole = depth == self.backbone.num_stages
+        number = self._room_for(split, depth)
+        if self.folder is None or (is_whole and number < len(self._distinct(split).row_U)):
+            yield from self._hold(split, depth, key)
             return
+        if below and len(self._stores[split.name, below][1]) < number:
+            below = 0
+        name = f"{key}-{number}-{below}"
+        store = open_store(self.folder, name)
+        if store is None:
+            try:
+                yield from self._write(split, depth, name, number, below, self._format(depth))
+            except CacheError:  # too large for float16
+                yield from self._write(split, depth, name, number, below, "bf16")
+            store = open_store(self.folder, name)
+            assert store is not None, "a store that was just written"
+        self._stores[split.name, depth] = (key, store)
+        if is_whole and len(split) * self.backbone.width * 4 <= _HELD_BYTES:
+            self._held[split.name, depth] = (key, store.read(self._distinct(split).text_N).to(self.device))
+
+    def _room_for(self, split: Split, depth: int) -> int:
+        """How many of the different texts, longest first, fit beside the other stores of this run."""
+        texts = self._distinct(split)
+        taken = sum(store.num_bytes for (name, _), (_, store) in self._stores.items() if name != split.name)
+        each = self._lengths(split, depth)[texts.row_U] * self.backbone.width
+        each = each * DTYPES[self._format(depth)].itemsize
+        return int(np.searchsorted(np.cumsum(each), max(0, self.max_bytes - taken), side="right"))
+
+    def _lengths(self, split: Split, depth: int) -> IntN:
+        """Rows of numbers that a text has at a depth."""
+        whole = depth == self.backbone.num_stages
+        return np.ones(len(split), dtype=np.int64) if whole else split.tokens.length_N
+
+    def _format(self, depth: int) -> str:
+        return "fp32" if depth == self.backbone.num_stages else "fp16"
+
+    def _write(
+        self, split: Split, depth: int, name: str, number: int, below: int, format: str
+    ) -> Iterator[int]:
+        assert self.folder is not None, "no folder"
+        rows_U = self._distinct(split).row_U[:number]
+        lengths = self._lengths(split, depth)[rows_U]
+        size = int(lengths.sum()) * self.backbone.width * DTYPES[format].itemsize
+        make_room(self.folder, needed=size, most=self.max_bytes)
+        with StoreWriter(
+            self.folder, name, length_U=lengths, width=self.backbone.width, format=format
+        ) as writer:
+            done = 0
+            for texts, values_TD in self._outputs(split, depth, rows_U, below):
+                writer.write(texts, values_TD)
+                done += len(texts)
+                yield done
+
+    def _hold(self, split: Split, depth: int, key: str) -> Iterator[int]:
+        """Computes the embeddings of a split into memory."""
+        assert depth == self.backbone.num_stages, "hidden states are not held"
         embedding_ND = torch.empty(len(split), self.backbone.width, device=self.device)
-        yield from self._embed_into(embedding_ND, split.tokens)
-        self._stored[split.name] = (key, embedding_ND)
-
-    def compute(self, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Embeddings (N, D) of any texts with the present weights; nothing is stored."""
-        embedding_ND = torch.empty(len(tokens), self.backbone.width, device=self.device)
-        for _ in self._embed_into(embedding_ND, tokens):
-            pass
-        return embedding_ND.cpu().numpy()
-
-    def _embed_into(self, embedding_ND: torch.Tensor, tokens: Tokens) -> Iterator[int]:
         done = 0
-        for rows, values in embed(self.backbone, tokens, precision=self.precision, device=self.device):
+        for rows, values in embed(self.backbone, split.tokens, precision=self.precision, device=self.device):
             embedding_ND[torch.from_numpy(rows).to(self.device)] = values
             done += len(rows)
             yield done
+        self._held[split.name, depth] = (key, embedding_ND)
+
+    def _outputs(
+        self, split: Split, depth: int, rows_U: IntN, below: int
+    ) -> Iterator[tuple[IntN, torch.Tensor]]:
+        """Numbers of different texts and what the prefix of a depth makes of them: (T, D), padding left out.
+
+        Starts from the stored states of the depth `below`; 0: from the token ids.
+        """
+        tokens, is_whole = split.tokens, depth == self.backbone.num_stages
+        if is_whole and not below:
+            taken = tokens.take(rows_U)
+            yield from embed(self.backbone, taken, precision=self.precision, device=self.device)
+            return
+
+        def forward(texts: IntN) -> torch.Tensor:
+            batch = pad(tokens, rows_U[texts], pad_id=self.backbone.pad_id).to(self.device)
+            states = batch.ids_BL
+            if below:
+                values_TD = self._stores[split.name, below][1].read(texts)
+                states = _padded(values_TD.to(self.device).float(), batch.mask_BL)
+            with torch.no_grad(), self.precision.autocast(self.device):
+                states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
+            return states if is_whole else states[batch.mask_BL.bool()]
+
+        batches = sorted_batches(tokens.length_N[rows_U], max_tokens=forward_tokens(self.device))
+        yield from map_batches(forward, batches, device=self.device)
+
+    def _distinct(self, split: Split) -> DistinctTexts:
+        if split.name not in self._texts:
+            self._texts[split.name] = distinct_texts(split.tokens)
+        return self._texts[split.name]
 
     def embeddings(self, split: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Stored embeddings (N, D) of a split.
@@ -89,44 +233,55 @@ class Activations:
         Raises:
             CacheError: `fill` has not stored any.
         """
-        return self._embeddings(split).cpu().numpy()
+        return self._embeddings(split, np.arange(len(split))).cpu().numpy()
+
+    def _embeddings(self, split: Split, rows: IntN) -> torch.Tensor:
+        place = (split.name, self.backbone.num_stages)
+        if place in self._held:
+            return self._held[place][1][torch.from_numpy(rows).to(self.device)]
+        if place not in self._stores:
+            raise CacheError(f"no embeddings of split '{split.name}' are stored.")
+        return self._stores[place][1].read(self._distinct(split).text_N[rows]).to(self.device)
 
     def batch(self, split: Split, rows: IntN, *, depth: int) -> SuffixInput:
         """Suffix inputs of some rows.
 
         Raises:
-            CacheError: depth L + 1 was asked before `fill`.
+            CacheError: depth L + 1 was asked before `fill`, or a store is damaged.
         """
         if depth == self.backbone.num_stages:
-            states = self._embeddings(split)[torch.from_numpy(rows).to(self.device)]
+            states = self._embeddings(split, rows)
             return SuffixInput(states, states)
         tokens = pad(split.tokens, rows, pad_id=self.backbone.pad_id).to(self.device)
         if depth == 0:
             return SuffixInput(tokens.ids_BL, tokens.mask_BL)
+        _, store = self._stores.get((split.name, depth), ("", None))
+        if store is None:
+            with torch.no_grad(), self.precision.autocast(self.device):
+                return SuffixInput(self._prefix.prefix(tokens, depth=depth), tokens.mask_BL)
+        return SuffixInput(self._read(store, split, rows, tokens.mask_BL, depth), tokens.mask_BL)
+
+    def _read(
+        self, store: Store, split: Split, rows: IntN, mask_BL: torch.Tensor, depth: int
+    ) -> torch.Tensor:
+        """Hidden states (B, L, D) of rows; those that the store has no room for are computed."""
+        texts = self._distinct(split).text_N[rows]
+        stored = texts < len(store)
+        inside = torch.from_numpy(stored).to(self.device)
+        values_TD = store.read(texts[stored]).to(self.device).float()
+        if stored.all():
+            return _padded(values_TD, mask_BL)
+        states = torch.zeros(*mask_BL.shape, self.backbone.width, device=self.device)
+        states[inside] = _padded(values_TD, mask_BL[inside])
+        others = pad(split.tokens, rows[~stored], pad_id=self.backbone.pad_id).to(self.device)
         with torch.no_grad(), self.precision.autocast(self.device):
-            return SuffixInput(self.backbone.prefix(tokens, depth=depth), tokens.mask_BL)
-
-    def _embeddings(self, split: Split) -> torch.Tensor:
-        if split.name not in self._stored:
-            raise CacheError(f"no embeddings of split '{split.name}' are stored.")
-        return self._stored[split.name][1]
+            computed = self._prefix.prefix(others, depth=depth).float()
+        states[~inside, : computed.shape[1]] = computed
+        return states
 
 
-def embed(
-    backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
-) -> Iterator[tuple[IntN, torch.Tensor]]:
-    """Yields rows and their embeddings (B, D) float32 for every text, longest first, without gradient.
-
-    In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
-    backbone is left in eval mode.
-    """
-    runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
-    runner.eval()
-
-    def forward(rows: IntN) -> torch.Tensor:
-        with torch.no_grad():
-            embedding_BD: torch.Tensor = runner(pad(tokens, rows, pad_id=backbone.pad_id).to(device))
-            return embedding_BD
-
-    batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
-    yield from map_batches(forward, batches, device=device)
+def _padded(values_TD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Rows of numbers of some texts as (B, L, D), zero where the mask is."""
+    states = torch.zeros(*mask_BL.shape, values_TD.shape[1], dtype=values_TD.dtype, device=values_TD.device)
+    states[mask_BL.bool()] = values_TD
+    return states

@@ -14,7 +14,8 @@ from frostline.model.device import Precision
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.freeze import freeze_to
 from frostline.plan.phase import Phase
-from frostline.training.activations import Activations, embed
+from frostline.training.activations import Activations
+from frostline.training.embed import embed
 from frostline.training.settings import TrainSettings, epoch_steps
 
 _STEPS = 5

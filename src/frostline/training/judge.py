@@ -19,9 +19,11 @@ from frostline.plan.phase import Phase
 from frostline.plan.plateau import watched_score
 from frostline.training.activations import Activations
 from frostline.training.checkpoint import Tensors, restore_weights
+from frostline.training.embed import embedding_matrix
 from frostline.training.evaluate import main_scores, mean_score, predict_logits, score_tasks
 from frostline.training.journal import Journal
 from frostline.training.leak import lost_share, measure_leak
+from frostline.training.losses import Anchor
 from frostline.training.probe import solve_head
 from frostline.training.settings import TrainSettings
 from frostline.training.state import Best, State
@@ -78,6 +80,12 @@ class Judge:
         names = phase.exposed_heads if phase.protect == "distill" else ()
         return [name for name in names if f"{name}|train" not in self.state.references]
 
+    def anchors(self, phase: Phase) -> dict[str, Anchor]:
+        """What the phase distils: of each frozen head, what it answered before."""
+        names = phase.exposed_heads if phase.protect == "distill" else ()
+        kept = self.state.references
+        return {name: Anchor(kept[f"{name}|train"], phase.distill_weight) for name in names}
+
     def evaluate(self, phase: Phase, *, epoch: float) -> None:
         """Scores the validation split, writes it down, and keeps the weights if they are the best."""
         logits, scores = self._score(phase)
@@ -126,10 +134,16 @@ class Judge:
         """Whether the guard ends the phase after the latest evaluation."""
         return phase.guard is not None and phase.guard.action != "warn" and bool(self._breached)
 
-    def saw_plateau(self, phase: Phase) -> bool:
-        """Takes in the latest evaluation; says whether the phase, at this depth, has learned what it can."""
+    def saw_plateau(self, phase: Phase, *, may_thaw: bool) -> bool:
+        """Takes in the latest evaluation; says whether the phase, at this depth, has learned what it can.
+
+        Args:
+            phase: says how patiently it is watched.
+            may_thaw: whether the frost line can still move down.
+        """
         scores = main_scores(self.model.tasks, self.state.latest["tasks"])
-        return phase.until is not None and self.state.plateau.saw(scores, phase.until)
+        patience = phase.thaw.patience if phase.thaw and may_thaw else None
+        return phase.until is not None and self.state.plateau.saw(scores, phase.until, patience=patience)
 
     def learning(self) -> Tensors:
         """What learns at the moment, by name."""
@@ -177,7 +191,13 @@ class Judge:
         labelled = np.any([is_labelled(train.labels[name]) for name in wanted], axis=0)
         rows = np.random.default_rng(self.settings.seed).permutation(np.flatnonzero(labelled))[:_PROBE_ROWS]
         train_ND, held_ND = (
-            self.activations.compute(tokens) for tokens in (train.tokens.take(rows), held.tokens)
+            embedding_matrix(
+                self.model.backbone,
+                tokens,
+                precision=self.activations.precision,
+                device=self.activations.device,
+            )
+            for tokens in (train.tokens.take(rows), held.tokens)
         )
         return {
             name: solve_head(

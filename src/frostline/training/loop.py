@@ -25,9 +25,10 @@ from frostline.plan.phase import Phase
 from frostline.training.activations import Activations
 from frostline.training.checkpoint import Tensors, optimizer_moments, restore_moments
 from frostline.training.commits import Commits
+from frostline.training.gate import depths_on_the_way
 from frostline.training.journal import Journal
 from frostline.training.judge import Judge
-from frostline.training.losses import Anchor, add_gradients
+from frostline.training.losses import add_gradients
 from frostline.training.probe import solve_head
 from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
@@ -92,9 +93,9 @@ class Trainer:
         is_start = self.state.position.phase_step == 0
         if is_start:
             self._announce("phase", phase, frost)
-        whole = self.model.frozen_depth == self.model.backbone.num_stages
-        if whole or (is_start and self.judge.missing_targets(phase)):
-            self._fill()
+        self._fill(phase)
+        if is_start and self.judge.missing_targets(phase):
+            self._store(self.model.backbone.num_stages, ())
         if is_start:
             self.judge.open_phase(phase)
         if phase.solver == "probe":
@@ -108,6 +109,7 @@ class Trainer:
         """Makes the model obey the phase at the depth to which the frost line has come."""
         depths = self._depths(phase)
         frost = freeze_to(self.model, phase, depth=depths[len(self.state.thaws)])
+        self.activations.settle(self.model.frozen_depth)
         self.state.learned |= self.judge.learning().keys()
         return frost
 
@@ -120,10 +122,16 @@ class Trainer:
         frozen = {"frozen_depth": depth, "frozen_heads": heads, "frozen_tensors": frost.num_tensors}
         self.journal.write(event, step=at.step, phase=phase.name, **frozen)
 
-    def _fill(self) -> None:
-        """Stores the embeddings of what training and evaluation read."""
-        for split in (self.splits["train"], self.splits["validation"]):
-            for done in self.activations.fill(split):
+    def _fill(self, phase: Phase) -> None:
+        """Stores what the frozen stages make of the texts that training and evaluation read."""
+        depth, num_stages = self.model.frozen_depth, self.model.backbone.num_stages
+        if depth == num_stages or (depth > 0 and phase.activations == "always"):
+            reached = [report["frozen_depths"] for report in self.state.reports]
+            self._store(depth, depths_on_the_way(self.phases, reached, depth, num_stages=num_stages))
+
+    def _store(self, depth: int, via: tuple[int, ...]) -> None:
+        for split in (self.splits["validation"], self.splits["train"]):
+            for done in self.activations.fill(split, depth, via=via):
                 self.journal.show(
                     {"event": "embedding", "split": split.name, "done": done, "total": len(split)}
                 )
@@ -164,8 +172,9 @@ class Trainer:
             self.state.position = replace(self.state.position, round=number + 1, round_step=0)
             if self.judge.must_stop(phase):
                 break
-            if self.judge.saw_plateau(phase):
-                if len(self.state.thaws) + 1 == len(self._depths(phase)):
+            may_thaw = len(self.state.thaws) + 1 < len(self._depths(phase))
+            if self.judge.saw_plateau(phase, may_thaw=may_thaw):
+                if not may_thaw:
                     break
                 frost = self._thaw(phase, frost)
         self.judge.restore_best()
@@ -195,6 +204,7 @@ class Trainer:
         self.judge.restore_best()
         self.state.thaws.append(self.state.position.phase_step)
         frost = self._freeze(phase)
+        self._fill(phase)
         if self.state.best and self.state.best.weights:  # what wakes belongs to them as it was when it slept
             waking = self.judge.learning().items()
             self.state.best.weights = {n: p.detach().clone() for n, p in waking} | self.state.best.weights
@@ -218,20 +228,11 @@ class Trainer:
             self.splits["train"],
             batches,
             heads=phase.learning_heads(self.model.tasks),
-            anchors=self._anchors(phase),
+            anchors=self.judge.anchors(phase),
         )
         norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
         self.state.recent.add(losses, norm, np.concatenate(batches))
         self._optimizer.step()
-
-    def _anchors(self, phase: Phase) -> dict[str, Anchor]:
-        """What the phase distils: of each frozen head, what it answered before."""
-        if phase.protect != "distill":
-            return {}
-        return {
-            name: Anchor(self.state.references[f"{name}|train"], phase.distill_weight)
-            for name in phase.exposed_heads
-        }
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
         at = self.state.position

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from frostline.data.batches import Split, cut, epoch_batches
 from frostline.data.labels import is_labelled
 from frostline.data.table import IntN
 from frostline.model.device import AskedFormat
 from frostline.settings import Settings
+from frostline.training.activations import ActivationSettings
+
+
+def _as_table(value: Any) -> Any:
+    return {"store": value} if isinstance(value, str) else value
 
 
 class TrainSettings(Settings):
@@ -29,6 +34,8 @@ class TrainSettings(Settings):
     """Batches whose gradients make one step."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    activations: Annotated[ActivationSettings, BeforeValidator(_as_table)] = ActivationSettings()
+    """auto | always | never, or a table: whether the outputs of frozen stages are stored."""
     precision: AskedFormat = "auto"
     """bf16 | fp32 | auto: measured at start."""
     device: str = "auto"

@@ -1,0 +1,48 @@
+"""Embeddings of many texts with a backbone as it is: a pass without gradient, over all cores.
+
+Shapes: B texts of a batch, N texts, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.data.batches import Tokens, pad, sorted_batches
+from frostline.data.table import IntN
+from frostline.model.backbone import Backbone
+from frostline.model.device import Precision, forward_tokens, map_batches
+
+
+def embed(
+    backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
+) -> Iterator[tuple[IntN, torch.Tensor]]:
+    """Yields rows and their embeddings (B, D) float32 for every text, longest first, without gradient.
+
+    In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
+    backbone is left in eval mode.
+    """
+    runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
+    runner.eval()
+
+    def forward(rows: IntN) -> torch.Tensor:
+        with torch.no_grad():
+            embedding_BD: torch.Tensor = runner(pad(tokens, rows, pad_id=backbone.pad_id).to(device))
+            return embedding_BD
+
+    batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
+    yield from map_batches(forward, batches, device=device)
+
+
+def embedding_matrix(
+    backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Embeddings (N, D) of texts, on the CPU."""
+    embedding_ND = np.empty((len(tokens), backbone.width), dtype=np.float32)
+    for rows, values in embed(backbone, tokens, precision=precision, device=device):
+        embedding_ND[rows] = values.cpu().numpy()
+    return embedding_ND
