@@ -54,8 +54,7 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> Table
         interval = f"({low:.3f}–{high:.3f})" if low is not None else ""
         rest = {k: v for k, v in values.items() if k not in {main, "intervals", "num_labelled"}}
         others = ", ".join(f"{name} {value:.3f}" for name, value in rest.items())
-        labelled = f"{values['num_labelled']} rows"
-        shown.add_row(escape(task), f"[bold]{main} {values[main]:.3f}[/bold]", interval, others, labelled)
+        shown.add_row(escape(task), f"[bold]{main} {values[main]:.3f}[/bold]", interval, others)
     return shown
 
 

@@ -131,10 +131,9 @@ class Trainer:
 
     def _store(self, depth: int, via: tuple[int, ...]) -> None:
         for split in (self.splits["validation"], self.splits["train"]):
+            about = {"event": "embedding", "split": split.name, "total": len(split)}
             for done in self.activations.fill(split, depth, via=via):
-                self.journal.show(
-                    {"event": "embedding", "split": split.name, "done": done, "total": len(split)}
-                )
+                self.journal.show({**about, "done": done})
                 self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
