@@ -225,7 +225,8 @@ def _watched(call: Any, folder: Path, as_json: bool) -> None:
     from frostline.errors import Interrupted
     from frostline.terminal import Watcher, build_console
 
-    watcher = None if as_json else Watcher(build_console())
+    is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    watcher = None if as_json or not is_first else Watcher(build_console())
     try:
         run = call(watcher)
     except Interrupted as stop:
@@ -237,8 +238,7 @@ def _watched(call: Any, folder: Path, as_json: bool) -> None:
     finally:
         if watcher:
             watcher.close()
-    if as_json:
-        _print_json(run.report)
+    _print_json(run.report) if as_json and is_first else None
 
 
 def _through(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from frostline.training.activations import Activations
 from frostline.training.commits import Commits
 from frostline.training.journal import Event, Journal
 from frostline.training.loop import Trainer
+from frostline.training.ranks import Ranks, joined
 
 Show = Callable[[Event], None]
 
@@ -76,24 +78,31 @@ def train(
     started = time.monotonic()
     name = Path(config).stem if isinstance(config, str | Path) else "run"
     folder = Path(output) if output else Path("runs") / name
+    with joined() as ranks:
+        if not ranks.is_first:
+            return _follow(folder, started, ranks)
+        config = _as_config(config)
+        if start_from is not None:
+            config = with_bundle(config, start_from)
+        config = config.located(Path.cwd())
+        with locked(folder):
+            check_free(folder, overwrite=overwrite)
+            prepared = prepare(config)
+            resolved = with_rows_on_disk(prepared.config, folder)
+            clear(folder)
+            write_text(folder / "config.toml", resolved.to_toml())
+            ranks.tell(resolved.to_toml())
+            return _carry_out(prepared, folder, started, show, ranks)
+
+
+def _as_config(config: Config | str | Path | Mapping[str, Any]) -> Config:
     if isinstance(config, str | Path):
-        config = Config.load(config)
-    elif not isinstance(config, Config):
-        if not isinstance(config, Mapping):
-            raise ConfigError(
-                f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived."
-            )
-        config = Config.build(config)
-    if start_from is not None:
-        config = with_bundle(config, start_from)
-    config = config.located(Path.cwd())
-    with locked(folder):
-        check_free(folder, overwrite=overwrite)
-        prepared = prepare(config)
-        resolved = with_rows_on_disk(prepared.config, folder)
-        clear(folder)
-        write_text(folder / "config.toml", resolved.to_toml())
-        return _carry_out(prepared, folder, started, show)
+        return Config.load(config)
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived.")
+    return Config.build(config)
 
 
 def resume(folder: str | Path, *, show: Show | None = None) -> Run:
@@ -109,37 +118,75 @@ def resume(folder: str | Path, *, show: Show | None = None) -> Run:
     folder = Path(folder)
     if not (folder / "config.toml").is_file():
         raise RunError(f"{folder}: holds no config.toml, so there is no run to go on with.")
-    with locked(folder):
-        if (folder / "report.json").is_file():  # which is written last
-            report = json.loads((folder / "report.json").read_text("utf-8"))
-            if show:
-                show({"event": "warning", "message": "the run has ended already; nothing is left to do."})
-                show({"event": "done", "folder": str(folder), "report": report})
-            return Run(folder, report)
-        return _carry_out(prepare(Config.load(folder / "config.toml")), folder, started, show)
+    with joined() as ranks:
+        if not ranks.is_first:
+            return _follow(folder, started, ranks)
+        with locked(folder):
+            if (folder / "report.json").is_file():  # which is written last
+                ranks.tell(None)
+                return _ended(folder, show)
+            prepared = prepare(Config.load(folder / "config.toml"))
+            ranks.tell(prepared.config.to_toml())
+            return _carry_out(prepared, folder, started, show, ranks)
 
 
-def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | None) -> Run:
+def _ended(folder: Path, show: Show | None) -> Run:
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    if show:
+        show({"event": "warning", "message": "the run has ended already; nothing is left to do."})
+        show({"event": "done", "folder": str(folder), "report": report})
+    return Run(folder, report)
+
+
+def _follow(folder: Path, started: float, ranks: Ranks) -> Run:
+    """What a process does that is not the first: the same steps, without writing or talking."""
+    told = ranks.tell(None)
+    if told is not None:
+        prepared = prepare(Config.build(tomllib.loads(told)))
+        ranks.wait()  # until the first has put the folder in order
+        commits = _commits(prepared, folder, ranks)
+        journal = Journal(None)
+        trainer, _ = _build_trainer(prepared, commits, journal, started, ranks)
+        with _stopping(trainer):
+            trainer.run()
+        ranks.wait()
+    return Run(folder, json.loads((folder / "report.json").read_text("utf-8")))
+
+
+def _commits(prepared: Prepared, folder: Path, ranks: Ranks) -> Commits:
+    settings, parts = prepared.config.train, fingerprint(prepared)
+    return Commits(folder / "checkpoints", settings=settings, fingerprint=parts, ranks=ranks)
+
+
+def _build_trainer(
+    prepared: Prepared, commits: Commits, journal: Journal, started: float, ranks: Ranks
+) -> tuple[Trainer, list[str]]:
+    """A trainer where the newest checkpoint was taken, and what the user should know of it."""
+    state, moments, notes = commits.load(prepared.model, journal, device=prepared.device)
+    trainer = Trainer(
+        prepared.model,
+        prepared.splits,
+        prepared.phases,
+        prepared.config.train,
+        activations=_activations(prepared, ranks),
+        journal=journal,
+        commits=commits,
+        state=state,
+        moments=moments,
+        started=started,
+        ranks=ranks,
+    )
+    return trainer, notes
+
+
+def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | None, ranks: Ranks) -> Run:
     clear_leftovers(folder)
     model, device = prepared.model, prepared.device
     with Journal(folder / "events.jsonl", show=show) as journal:
-        commits = Commits(
-            folder / "checkpoints", settings=prepared.config.train, fingerprint=fingerprint(prepared)
-        )
-        state, moments, damaged = commits.load(model, journal, device=device)
-        trainer = Trainer(
-            model,
-            prepared.splits,
-            prepared.phases,
-            prepared.config.train,
-            activations=_activations(prepared),
-            journal=journal,
-            commits=commits,
-            state=state,
-            moments=moments,
-            started=started,
-        )
-        notes = [*prepared.warnings, *damaged]
+        commits = _commits(prepared, folder, ranks)
+        trainer, notes = _build_trainer(prepared, commits, journal, started, ranks)
+        ranks.wait()
+        notes = [*prepared.warnings, *notes]
         _announce(prepared, trainer, notes)
         with _stopping(trainer):
             try:
@@ -163,10 +210,11 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             report["alone"] = _each_alone(prepared, trained, verdict, folder, show)
         write_json(folder / "report.json", report)
         journal.show({"event": "done", "folder": str(folder), "report": report})
+    ranks.wait()
     return Run(folder, report)
 
 
-def _activations(prepared: Prepared) -> Activations:
+def _activations(prepared: Prepared, ranks: Ranks) -> Activations:
     settings = prepared.config.train.activations
     stores = settings.store != "never" or any(phase.activations == "always" for phase in prepared.phases)
     return Activations(
@@ -175,6 +223,7 @@ def _activations(prepared: Prepared) -> Activations:
         device=prepared.device,
         folder=settings.place() if stores else None,
         max_bytes=settings.max_bytes,
+        ranks=ranks,
     )
 
 
@@ -194,7 +243,7 @@ def _each_alone(
             single = prepare_alone(prepared, name)
             place.mkdir(parents=True, exist_ok=True)
             write_text(place / "config.toml", single.config.to_toml())
-            _carry_out(single, place, time.monotonic(), show)
+            _carry_out(single, place, time.monotonic(), show, Ranks())
         if is_labelled(split.labels[name]).any():
             alone = load(place, precision=trained.precision.format, device=str(trained.device))
             logits = alone.logits_of_tokens(split.tokens)[name]

@@ -29,6 +29,7 @@ from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hash
 from frostline.settings import Settings
 from frostline.training.embed import embed
+from frostline.training.ranks import Ranks
 from frostline.training.store import DTYPES, Store, StoreWriter, make_room, open_store
 
 _CODE = 1  # raised when the same weights and tokens would give other values
@@ -66,6 +67,7 @@ class Activations:
     Attributes:
         folder: of the stores, shared by all runs; None: nothing is written, embeddings are held in memory.
         max_bytes: that all stores there may take.
+        ranks: processes that read the stores; the first on each machine fills them.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Activations:
         device: torch.device,
         folder: Path | None = None,
         max_bytes: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         self.backbone = backbone
         self.precision = precision
         self.device = device
         self.folder = folder
         self.max_bytes = max_bytes
+        self.ranks = ranks or Ranks()
         self._prefix = backbone
         self._texts: dict[str, DistinctTexts] = {}
         self._stores: dict[tuple[str, int], tuple[str, Store]] = {}
@@ -140,14 +144,14 @@ class Activations:
         if below and len(self._stores[split.name, below][1]) < number:
             below = 0
         name = f"{key}-{number}-{below}"
-        store = open_store(self.folder, name)
-        if store is None:
+        if self.ranks.local_rank == 0 and open_store(self.folder, name) is None:
             try:
                 yield from self._write(split, depth, name, number, below, self._format(depth))
             except CacheError:  # too large for float16
                 yield from self._write(split, depth, name, number, below, "bf16")
-            store = open_store(self.folder, name)
-            assert store is not None, "a store that was just written"
+        self.ranks.wait()
+        store = open_store(self.folder, name)
+        assert store is not None, "a store that was just written"
         self._stores[split.name, depth] = (key, store)
         if is_whole and len(split) * self.backbone.width * 4 <= _HELD_BYTES:
             self._held[split.name, depth] = (key, store.read(self._distinct(split).text_N).to(self.device))

@@ -16,11 +16,14 @@ from frostline.errors import CheckpointError
 from frostline.model.multitask import MultitaskModel
 from frostline.training.checkpoint import Checkpoint, Tensors, load_newest, restore_weights, save_checkpoint
 from frostline.training.journal import Journal
+from frostline.training.ranks import Ranks
 from frostline.training.settings import TrainSettings
 from frostline.training.state import State
 
 _SPACING = 120.0
 _MOST_SHARE = 0.03
+# What changes the last bits of a run that goes on, and nothing else.
+_SOFT = ("number of threads", "number of processes")
 
 
 class Commits:
@@ -30,10 +33,18 @@ class Commits:
         seconds: that this process spent on them.
     """
 
-    def __init__(self, folder: Path, *, settings: TrainSettings, fingerprint: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: TrainSettings,
+        fingerprint: Mapping[str, str],
+        ranks: Ranks | None = None,
+    ) -> None:
         self.folder = folder
         self.settings = settings
-        self.fingerprint = dict(fingerprint)
+        self.ranks = ranks or Ranks()
+        self.fingerprint = dict(fingerprint) | {"number of processes": str(self.ranks.size)}
         self.seconds = 0.0
         self._saved_at = time.monotonic()
         self._last_seconds = 0.0
@@ -81,7 +92,7 @@ class Commits:
         """Puts model and log where the newest checkpoint that can be trusted was taken, or at the start.
 
         Returns:
-            The state, the moments by parameter name, and a sentence for each damaged checkpoint.
+            The state, the moments by parameter name, and what the user should know, a sentence each.
 
         Raises:
             CheckpointError: the checkpoint is of other data, another plan or another model.
@@ -90,7 +101,7 @@ class Commits:
         if checkpoint is None:
             journal.cut(0)
             return State(), {}, []
-        self._check_fingerprint(checkpoint.state["fingerprint"])
+        changed = self._check_fingerprint(checkpoint.state["fingerprint"])
         for task, depth in checkpoint.state["forks"].items():
             model.fork(task, depth=depth)
         restore_weights(model, checkpoint.weights)
@@ -102,15 +113,22 @@ class Commits:
             device=device,
         )
         journal.cut(checkpoint.state["events_bytes"])
-        for place in damaged:  # so that it takes no place of a good one among those that are kept
+        for place in (
+            damaged if self.ranks.is_first else ()
+        ):  # so that it takes no place of a good one among those that are kept
             shutil.rmtree(place, ignore_errors=True)
         notes = [f"{sentence} Going on from the one before." for sentence in damaged.values()]
-        return state, checkpoint.moments, notes
+        return state, checkpoint.moments, [*notes, *changed]
 
-    def _check_fingerprint(self, saved: Mapping[str, str]) -> None:
+    def _check_fingerprint(self, saved: Mapping[str, str]) -> list[str]:
         changed = [what for what, digest in self.fingerprint.items() if saved.get(what) != digest]
-        if changed:
+        hard = [what for what in changed if what not in _SOFT]
+        if hard:
             raise CheckpointError(
-                f"the {' and the '.join(changed)} changed since the checkpoint was taken, so the run cannot "
+                f"the {' and the '.join(hard)} changed since the checkpoint was taken, so the run cannot "
                 "go on exactly. Put it back, or train anew with --overwrite."
             )
+        return [
+            f"the {what} changed since the checkpoint was taken: the run goes on, but not to the same bits."
+            for what in changed
+        ]

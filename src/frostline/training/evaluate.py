@@ -19,13 +19,19 @@ from frostline.model.device import forward_tokens, map_batches
 from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
+from frostline.training.ranks import Ranks
 
 Scores = dict[str, dict[str, Any]]
 _BINS = 15
 
 
 def predict_logits(
-    model: MultitaskModel, split: Split, activations: Activations, *, depth: int
+    model: MultitaskModel,
+    split: Split,
+    activations: Activations,
+    *,
+    depth: int,
+    ranks: Ranks | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Logits (N, C) float32 of every task, without gradient and dropout; the model's mode is kept.
 
@@ -34,7 +40,9 @@ def predict_logits(
         split: the texts.
         activations: gives what the frozen stages make of them.
         depth: how many leading stages to take from there.
+        ranks: processes that share the texts; each gets the logits of all.
     """
+    ranks = ranks or Ranks()
     was_training = model.training
     model.train(False)
     depth = min(depth, model.fork_depth)
@@ -47,14 +55,15 @@ def predict_logits(
             return model.all_logits(embeddings)
 
     logits = {
-        name: np.empty((len(split), task.num_outputs), dtype=np.float32) for name, task in model.tasks.items()
+        name: np.zeros((len(split), task.num_outputs), dtype=np.float32) for name, task in model.tasks.items()
     }
     batches = sorted_batches(split.tokens.length_N, max_tokens=forward_tokens(activations.device))
+    batches = batches[ranks.rank :: ranks.size]
     for rows, values in map_batches(forward, batches, device=activations.device):
         for name, logits_BC in values.items():
             logits[name][rows] = logits_BC.cpu().numpy()
     model.train(was_training)
-    return logits
+    return ranks.add_up_arrays(logits, device=activations.device)
 
 
 def score_tasks(

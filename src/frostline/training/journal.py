@@ -5,6 +5,7 @@ One function may listen, which is how the terminal shows progress. Knows nothing
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,16 +18,18 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The log of one run."""
+    """The log of one run. Without a path it writes nothing: another process does."""
 
-    def __init__(self, path: Path, *, show: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, path: Path | None, *, show: Callable[[Event], None] | None = None) -> None:
         self.path = path
         self._show = show
-        self._stream = path.open("ab")
+        self._stream = path.open("ab") if path else io.BytesIO()
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends a line and shows it."""
         content = {"event": event, **fields}
+        if not self.path:
+            return
         self._stream.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
         self._stream.flush()
         self.show(content)
@@ -38,6 +41,8 @@ class Journal:
 
     def size_bytes(self) -> int:
         """Length of the log, as flushed to the disk."""
+        if not self.path:
+            return 0
         os.fsync(self._stream.fileno())
         return self._stream.tell() or self.path.stat().st_size
 
@@ -47,6 +52,8 @@ class Journal:
         Raises:
             CheckpointError: the log is shorter than it was at the checkpoint.
         """
+        if not self.path:
+            return
         if self.path.stat().st_size < size_bytes:
             raise CheckpointError(
                 f"{self.path}: is shorter than when the checkpoint was taken. Put it back, or train anew "

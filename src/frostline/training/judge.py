@@ -25,6 +25,7 @@ from frostline.training.journal import Journal
 from frostline.training.leak import lost_share, measure_leak
 from frostline.training.losses import Anchor
 from frostline.training.probe import solve_head
+from frostline.training.ranks import Ranks
 from frostline.training.settings import TrainSettings
 from frostline.training.state import Best, State
 
@@ -44,6 +45,7 @@ class Judge:
         activations: Activations,
         journal: Journal,
         state: State,
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.splits = splits
@@ -51,6 +53,7 @@ class Judge:
         self.activations = activations
         self.journal = journal
         self.state = state
+        self.ranks = ranks
         self._breached: list[str] = []
 
     def open_phase(self, phase: Phase) -> None:
@@ -70,7 +73,7 @@ class Judge:
         targets = self.missing_targets(phase)
         if targets:
             train, depth = self.splits["train"], self.model.backbone.num_stages
-            logits = predict_logits(self.model, train, self.activations, depth=depth)
+            logits = predict_logits(self.model, train, self.activations, depth=depth, ranks=self.ranks)
             kept |= {f"{name}|train": torch.from_numpy(logits[name]) for name in targets}
 
     def missing_targets(self, phase: Phase) -> list[str]:
@@ -98,7 +101,8 @@ class Judge:
 
     def _score(self, phase: Phase) -> tuple[dict[str, Matrix], dict[str, Any]]:
         held = self.splits["validation"]
-        logits = predict_logits(self.model, held, self.activations, depth=self.model.frozen_depth)
+        depth = self.model.frozen_depth
+        logits = predict_logits(self.model, held, self.activations, depth=depth, ranks=self.ranks)
         tasks = score_tasks(self.model.tasks, logits, held.labels)
         return logits, {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
 
@@ -153,6 +157,22 @@ class Judge:
         """Puts the weights of the phase's best evaluation back, where they were kept."""
         if self.state.best:
             restore_weights(self.model, self.state.best.weights)
+
+    def report(self, phase: Phase, *, frozen_tensors: int, seconds: float) -> dict[str, Any]:
+        """What `report.json` says of a phase that has ended."""
+        depths = phase.depths(self.model.backbone.num_layers)
+        return {
+            "name": phase.name,
+            "frozen_depths": list(depths[: len(self.state.thaws) + 1]),
+            "frozen_heads": list(phase.frozen_heads),
+            "parameters_trained": sum(parameter.numel() for parameter in self.learning().values()),
+            "frozen_tensors_verified": frozen_tensors,
+            "steps": self.state.position.phase_step,
+            "seconds": round(seconds, 2),
+            "validation": self.final_scores(phase),
+            "leak": self.leaks(phase),
+            "breaches": self.state.breaches,
+        }
 
     def final_scores(self, phase: Phase) -> dict[str, Any]:
         """Scores of the weights that the phase ended with."""

@@ -30,6 +30,7 @@ from frostline.training.journal import Journal
 from frostline.training.judge import Judge
 from frostline.training.losses import add_gradients
 from frostline.training.probe import solve_head
+from frostline.training.ranks import Ranks
 from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
 from frostline.training.state import State
@@ -59,18 +60,16 @@ class Trainer:
         state: State,
         moments: Tensors,
         started: float,
+        ranks: Ranks,
     ) -> None:
-        self.model = model
-        self.splits = splits
-        self.phases = phases
-        self.settings = settings
-        self.activations = activations
-        self.journal = journal
-        self.commits = commits
+        self.model, self.splits, self.phases, self.settings = model, splits, phases, settings
+        self.activations, self.journal, self.commits, self.ranks = activations, journal, commits, ranks
         self.started = started
         self.state = state
         self.stop_asked = False
-        self.judge = Judge(model, splits, settings, activations=activations, journal=journal, state=state)
+        self.judge = Judge(
+            model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
+        )
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments = moments
         self._clock = time.monotonic()
@@ -111,6 +110,7 @@ class Trainer:
         frost = freeze_to(self.model, phase, depth=depths[len(self.state.thaws)])
         self.activations.settle(self.model.frozen_depth)
         self.state.learned |= self.judge.learning().keys()
+        self.ranks.check_same(self.model)
         return frost
 
     def _depths(self, phase: Phase) -> tuple[int, ...]:
@@ -148,6 +148,7 @@ class Trainer:
             )
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
+        self.ranks.copy_from_first(self.judge.learning().values())
         self._optimizer, self._moments = None, {}  # solved heads start their next descent afresh
         self.judge.evaluate(phase, epoch=0)
 
@@ -219,7 +220,7 @@ class Trainer:
     def _step(self, phase: Phase, batches: list[IntN]) -> None:
         """One update from the summed gradients of a few batches."""
         assert self._optimizer is not None, "no optimizer"
-        torch.manual_seed(step_seed(self.settings, step=self.state.position.step))
+        torch.manual_seed(step_seed(self.settings, step=self.state.position.step, rank=self.ranks.rank))
         self._optimizer.zero_grad(set_to_none=True)
         losses = add_gradients(
             self.model,
@@ -228,6 +229,7 @@ class Trainer:
             batches,
             heads=phase.learning_heads(self.model.tasks),
             anchors=self.judge.anchors(phase),
+            ranks=self.ranks,
         )
         norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
         self.state.recent.add(losses, norm, np.concatenate(batches))
@@ -243,7 +245,8 @@ class Trainer:
         )
         if self.state.position.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
-        stop = self.stop_asked  # read once: a signal may come between two reads
+        # Read once: a signal may come between two reads.
+        stop = self.ranks.any(self.stop_asked, device=self.activations.device)
         if stop or self.commits.is_due:
             self._save()
         if stop:
@@ -267,21 +270,9 @@ class Trainer:
             self.journal.write("steps", step=self.state.position.step, phase=phase.name, **means, lr=lr)
 
     def _finish(self, phase: Phase, frost: Frost) -> None:
-        self.state.reports.append(
-            {
-                "name": phase.name,
-                "frozen_depths": list(self._depths(phase)[: len(self.state.thaws) + 1]),
-                "frozen_heads": list(phase.frozen_heads),
-                "parameters_trained": sum(p.numel() for p in self.judge.learning().values()),
-                "frozen_tensors_verified": frost.num_tensors,
-                "steps": self.state.position.phase_step,
-                "seconds": round(self._phase_seconds(), 2),
-                "validation": self.judge.final_scores(phase),
-                "leak": self.judge.leaks(phase),
-                "breaches": self.state.breaches,
-            }
-        )
-        self.journal.write("phase_end", step=self.state.position.step, **self.state.reports[-1])
+        report = self.judge.report(phase, frozen_tensors=frost.num_tensors, seconds=self._phase_seconds())
+        self.state.reports.append(report)
+        self.journal.write("phase_end", step=self.state.position.step, **report)
         self.state.next_phase()
         self._clock = time.monotonic()
         self._save()
@@ -295,6 +286,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite()
+        if not self.ranks.is_first:
+            return
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
         moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
         self.commits.save(self.model, state, moments, self.journal)

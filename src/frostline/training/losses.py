@@ -9,7 +9,7 @@ Shapes: B texts of a batch, N training texts, D width, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from frostline.data.labels import LabelsN, is_labelled
 from frostline.data.table import IntN
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
+from frostline.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def add_gradients(
     *,
     heads: Collection[str],
     anchors: Mapping[str, Anchor] | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, torch.Tensor]:
     """The loss of each task with a label among a step's rows, and of each anchored one its divergence from
     what it answered; the gradients are added to the parameters'.
@@ -57,14 +59,17 @@ def add_gradients(
         batches: rows of each batch of the step.
         heads: tasks whose loss is trained on.
         anchors: by task, what frozen heads are held to; all rows count, labelled or not.
+        ranks: processes that share the rows; losses and gradients are those of all rows, in each of them.
     """
+    ranks = ranks or Ranks()
     anchors = anchors or {}
     num_rows = sum(len(rows) for rows in batches)
     weights = _label_weights(model, split, np.concatenate(batches), heads)
     factors = {name: model.tasks[name].weight for name in weights}
     factors |= {name: model.tasks[name].weight * anchor.weight for name, anchor in anchors.items()}
     sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
-    for rows in batches if factors else []:
+    shares = [ranks.share(rows) for rows in batches] if factors else []
+    for rows in [share for share in shares if len(share)]:
         embedding_BD = _embedding(model, activations, split, rows)
         losses = _label_losses(model, embedding_BD, split, rows, weights)
         for name, anchor in anchors.items():
@@ -74,7 +79,19 @@ def add_gradients(
         total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
+    if ranks.size > 1:
+        ranks.add_up([*sums.values(), *_gradients(model, factors)])
     return sums
+
+
+def _gradients(model: MultitaskModel, tasks: Collection[str]) -> Iterator[torch.Tensor]:
+    """Gradients of what learns from the losses of some tasks; zeros where this process had no row."""
+    for name, parameter in model.named_parameters():
+        owner = model.owner_of(name)
+        if parameter.requires_grad and (isinstance(owner, int) or owner in tasks):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            yield parameter.grad
 
 
 def _label_weights(

@@ -79,11 +79,13 @@ def part_of(steps: list[list[IntN]], number: int, num_parts: int) -> list[list[I
     return steps[start:end]
 
 
-def step_seed(settings: TrainSettings, *, step: int) -> int:
+def step_seed(settings: TrainSettings, *, step: int, rank: int = 0) -> int:
     """The seed of a step's dropout.
 
     Args:
         settings: of the run.
         step: counted over the whole run.
+        rank: of the process.
     """
-    return int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0])
+    entropy = (settings.seed, step, rank) if rank else (settings.seed, step)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
