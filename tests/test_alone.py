@@ -65,6 +65,17 @@ def test_one_task_is_alone_already(alone, tmp_path):
         fl.train(alone, output=tmp_path / "run")
 
 
+def test_a_profile_says_where_the_time_went(cli, file, tmp_path):  # noqa: F811
+    code, out, _ = cli("train", file, "-o", tmp_path / "run", "--profile")
+    assert code == 0
+    assert " optimizer " in out
+    profile = json.loads((tmp_path / "run" / "report.json").read_text())["profile"]
+    assert {"frozen stages", "learning stages", "heads", "backward", "optimizer", "evaluation"} <= set(
+        profile
+    )
+    assert 0 < sum(profile.values()) < json.loads((tmp_path / "run" / "report.json").read_text())["seconds"]
+
+
 def test_the_flag_prints_the_comparison(cli, file, tmp_path):  # noqa: F811
     code, out, _ = cli("train", file, "-o", tmp_path / "run", "--each-task-alone")
     assert code == 0

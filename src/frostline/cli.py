@@ -114,6 +114,9 @@ def train(
     alone: Annotated[
         bool, typer.Option("--each-task-alone", help="Train each task by itself too, to compare.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time goes, part by part.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -121,7 +124,8 @@ def train(
     from frostline import run as runs
 
     folder = output or Path("runs") / config.stem
-    changes = [*(changes or []), *(["train.each_task_alone=true"] if alone else [])]
+    flags = {"each_task_alone": alone, "profile": profile}
+    changes = [*(changes or []), *(f"train.{name}=true" for name, is_set in flags.items() if is_set)]
     _watched(
         lambda show: runs.train(
             _load(config, changes), output=folder, start_from=bundle, overwrite=overwrite, show=show
@@ -245,7 +249,7 @@ def _through(
     call: Any, model: Path, data: Path, output: Path, text: str | None, precision: str, as_json: bool
 ) -> None:
     """Sends a file through a model."""
-    from frostline.terminal import Watcher, build_console
+    from frostline.terminal import Watcher, build_console, show_file_report
 
     loaded = _model(model, precision)
     watcher = Watcher(build_console())
@@ -263,15 +267,7 @@ def _through(
                 "precision": loaded.precision.format,
             }
         )
-    print(
-        f"{report.num_rows} rows written to {output} ({loaded.precision.format}: {loaded.precision.reason})"
-    )
-    if report.num_empty:
-        rows = "1 row has" if report.num_empty == 1 else f"{report.num_empty} rows have"
-        more = " …" if report.num_empty > len(report.empty_rows) else ""
-        places = ", ".join(report.empty_rows)
-        print(f"note: {rows} no text and no answer: {places}{more}", file=sys.stderr)
-    return None
+    return show_file_report(report, output=output, precision=loaded.precision)
 
 
 def _print_json(value: Any) -> None:

@@ -32,7 +32,7 @@ from frostline.training.gate import Decision, decide_all
 from frostline.training.settings import TrainSettings
 
 # Training settings that change no step of a run.
-_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone", "activations"}
+_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone", "activations", "profile"}
 
 
 @dataclass(frozen=True)

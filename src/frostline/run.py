@@ -205,6 +205,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         )
         write_results(trained, verdict, folder, report)
         report["activations"] = [asdict(decision) for decision in prepared.decisions]
+        report["profile"] = {name: round(seconds, 3) for name, seconds in trainer.profile.seconds.items()}
         report["checkpoint_seconds"] = round(commits.seconds, 2)
         if prepared.config.train.each_task_alone:
             report["alone"] = _each_alone(prepared, trained, verdict, folder, show)

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from frostline.dry_run import DryRun
+from frostline.inference.predict import FileReport
 from frostline.model.bundle import BundleFile
+from frostline.model.device import Precision
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.picture import Trainability, share
 from frostline.training.leak import leak_sentence
@@ -86,6 +88,16 @@ def show_model(network: MultitaskModel, about: BundleFile) -> None:
         score = about.scores.get("tasks", {}).get(name, {}).get(task.main_score)
         said = f" ({task.main_score} {score:.3f})" if score is not None else ""
         print(f"task       {name}: {task.kind} {', '.join(task.labels)}{said}")
+
+
+def show_file_report(report: FileReport, *, output: Path, precision: Precision) -> None:
+    """What a pass over a file did; rows without text go to the standard error."""
+    print(f"{report.num_rows} rows written to {output} ({precision.format}: {precision.reason})")
+    if report.num_empty:
+        rows = "1 row has" if report.num_empty == 1 else f"{report.num_empty} rows have"
+        more = " …" if report.num_empty > len(report.empty_rows) else ""
+        places = ", ".join(report.empty_rows)
+        print(f"note: {rows} no text and no answer: {places}{more}", file=sys.stderr)
 
 
 class Watcher:
@@ -191,6 +203,9 @@ class Watcher:
         report, folder = event["report"], event["folder"]
         split = "test" if report["test"] else "validation"
         self.console.print(score_table(report[split]["tasks"], title=f"{split} scores"))
+        whole = sum(report["profile"].values())
+        for name, seconds in report["profile"].items():
+            self.console.print(f"  {name:<16} {seconds:8.1f} s  {seconds / whole:4.0%}")
         for name, found in report.get("alone", {}).items():
             low, high = found["interval"]
             self.console.print(

@@ -30,6 +30,7 @@ from frostline.training.journal import Journal
 from frostline.training.judge import Judge
 from frostline.training.losses import add_gradients
 from frostline.training.probe import solve_head
+from frostline.training.profile import Profile
 from frostline.training.ranks import Ranks
 from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
@@ -67,6 +68,7 @@ class Trainer:
         self.started = started
         self.state = state
         self.stop_asked = False
+        self.profile = Profile(is_on=settings.profile)
         self.judge = Judge(
             model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
         )
@@ -98,7 +100,8 @@ class Trainer:
         if is_start:
             self.judge.open_phase(phase)
         if phase.solver == "probe":
-            self._solve(phase)
+            with self.profile.part("solving heads"):
+                self._solve(phase)
         else:
             frost = self._descend(phase, frost)
         frost.verify(self.model)
@@ -132,9 +135,10 @@ class Trainer:
     def _store(self, depth: int, via: tuple[int, ...]) -> None:
         for split in (self.splits["validation"], self.splits["train"]):
             about = {"event": "embedding", "split": split.name, "total": len(split)}
-            for done in self.activations.fill(split, depth, via=via):
-                self.journal.show({**about, "done": done})
-                self._leave_if_asked()
+            with self.profile.part("store"):
+                for done in self.activations.fill(split, depth, via=via):
+                    self.journal.show({**about, "done": done})
+                    self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
         train, held = self.splits["train"], self.splits["validation"]
@@ -160,15 +164,14 @@ class Trainer:
         self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
         for number in range(self.state.position.round, phase.epochs * phase.evaluations_per_epoch):
             epoch, part = divmod(number, phase.evaluations_per_epoch)
-            steps = self._steps(phase, first + epoch)
-            for batches in part_of(steps, part, phase.evaluations_per_epoch)[
-                self.state.position.round_step :
-            ]:
+            steps = part_of(self._steps(phase, first + epoch), part, phase.evaluations_per_epoch)
+            for batches in steps[self.state.position.round_step :]:
                 self._set_rates(phase, self.state.position.phase_step, total_steps)
                 self._step(phase, batches)
                 self._advance(phase, total_steps)
             self._log_losses(phase)
-            self.judge.evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
+            with self.profile.part("evaluation"):
+                self.judge.evaluate(phase, epoch=(number + 1) / phase.evaluations_per_epoch)
             self.state.position = replace(self.state.position, round=number + 1, round_step=0)
             if self.judge.must_stop(phase):
                 break
@@ -230,10 +233,12 @@ class Trainer:
             heads=phase.learning_heads(self.model.tasks),
             anchors=self.judge.anchors(phase),
             ranks=self.ranks,
+            profile=self.profile,
         )
-        norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
+        with self.profile.part("optimizer"):
+            norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
+            self._optimizer.step()
         self.state.recent.add(losses, norm, np.concatenate(batches))
-        self._optimizer.step()
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
         at = self.state.position
@@ -290,4 +295,5 @@ class Trainer:
             return
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
         moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
-        self.commits.save(self.model, state, moments, self.journal)
+        with self.profile.part("checkpoints"):
+            self.commits.save(self.model, state, moments, self.journal)

@@ -20,6 +20,7 @@ from frostline.data.labels import LabelsN, is_labelled
 from frostline.data.table import IntN
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
+from frostline.training.profile import Profile
 from frostline.training.ranks import Ranks
 
 
@@ -45,6 +46,7 @@ def add_gradients(
     heads: Collection[str],
     anchors: Mapping[str, Anchor] | None = None,
     ranks: Ranks | None = None,
+    profile: Profile | None = None,
 ) -> dict[str, torch.Tensor]:
     """The loss of each task with a label among a step's rows, and of each anchored one its divergence from
     what it answered; the gradients are added to the parameters'.
@@ -60,8 +62,9 @@ def add_gradients(
         heads: tasks whose loss is trained on.
         anchors: by task, what frozen heads are held to; all rows count, labelled or not.
         ranks: processes that share the rows; losses and gradients are those of all rows, in each of them.
+        profile: told how long the parts take.
     """
-    ranks = ranks or Ranks()
+    ranks, profile = ranks or Ranks(), profile or Profile()
     anchors = anchors or {}
     num_rows = sum(len(rows) for rows in batches)
     weights = _label_weights(model, split, np.concatenate(batches), heads)
@@ -70,14 +73,16 @@ def add_gradients(
     sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
     shares = [ranks.share(rows) for rows in batches] if factors else []
     for rows in [share for share in shares if len(share)]:
-        embedding_BD = _embedding(model, activations, split, rows)
-        losses = _label_losses(model, embedding_BD, split, rows, weights)
-        for name, anchor in anchors.items():
-            target = anchor.logits_NC[torch.from_numpy(rows)].to(embedding_BD.device)
-            head = model.head(name)
-            losses[name] = head.divergence_sum(head(embedding_BD), target) / num_rows
-        total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        with profile.part("frozen stages"):
+            given = activations.batch(split, rows, depth=model.frozen_depth)
+        with profile.part("learning stages"), activations.precision.autocast(activations.device):
+            embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+        with profile.part("heads"):
+            losses = _label_losses(model, embedding_BD, split, rows, weights)
+            losses |= _divergences(model, embedding_BD, rows, anchors, num_rows)
+            total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
+        with profile.part("backward"):
+            total.backward()  # type: ignore[no-untyped-call]
         sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
     if ranks.size > 1:
         ranks.add_up([*sums.values(), *_gradients(model, factors)])
@@ -106,11 +111,20 @@ def _label_weights(
     }
 
 
-def _embedding(model: MultitaskModel, activations: Activations, split: Split, rows: IntN) -> torch.Tensor:
-    """Embeddings (B, D) of a batch, with gradient above the frost line."""
-    given = activations.batch(split, rows, depth=model.frozen_depth)
-    with activations.precision.autocast(activations.device):
-        return model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+def _divergences(
+    model: MultitaskModel,
+    embedding_BD: torch.Tensor,
+    rows: IntN,
+    anchors: Mapping[str, Anchor],
+    num_rows: int,
+) -> dict[str, torch.Tensor]:
+    """A batch's share of the divergence of each anchored head."""
+    losses = {}
+    for name, anchor in anchors.items():
+        target = anchor.logits_NC[torch.from_numpy(rows)].to(embedding_BD.device)
+        head = model.head(name)
+        losses[name] = head.divergence_sum(head(embedding_BD), target) / num_rows
+    return losses
 
 
 def _label_losses(

@@ -47,6 +47,8 @@ class TrainSettings(Settings):
     would take over 3 % of the time."""
     each_task_alone: bool = False
     """Train each task by itself too, under the same plan: do the tasks help or hurt each other?"""
+    profile: bool = False
+    """Measure where the time goes, part by part, for the report."""
     keep_last: int = Field(default=2, ge=2)
     """How many checkpoints are kept; the one before the newest is what a damaged one falls back to."""
 
