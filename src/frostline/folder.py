@@ -73,6 +73,16 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def check_sources(config: Config, folder: Path) -> None:
+    """Raises RunError when the run would write over a model that it starts from."""
+    sources = [config.model.backbone, *(task.head_from for task in config.tasks.values() if task.head_from)]
+    for source in sources:
+        if Path(source).is_absolute() and Path(source).resolve().is_relative_to(folder.resolve()):
+            raise RunError(
+                f"{folder}: the run starts from {source}, which lies in it. Give another --output."
+            )
+
+
 def clear(folder: Path) -> None:
     """Removes the results of an earlier run; rows that it keeps in `data/` stay."""
     clear_leftovers(folder)

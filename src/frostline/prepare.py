@@ -16,10 +16,10 @@ import torch
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables
-from frostline.data.labels import Task, encode_labels, is_labelled, take_over
+from frostline.data.labels import Task, check_learnable, encode_labels, is_labelled
 from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
-from frostline.model.borrowed import BorrowedHead, find_head, put_head
+from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_over
 from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
 from frostline.model.domains import find_backbone
 from frostline.model.multitask import MultitaskModel
@@ -78,7 +78,8 @@ def prepare(config: Config) -> Prepared:
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device=device, width=backbone.width)
     model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout)
-    said = [put_head(model, head) for head in heads.values()]
+    strangers = [put_head(model, head) for head in heads.values()]
+    forked = [name for name in config.tasks if model.fork_of(name) is not None]
     model.to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
     labelled, scored = (_labelled(splits[name]) for name in ("train", "validation"))
@@ -92,11 +93,15 @@ def prepare(config: Config) -> Prepared:
         labelled=labelled,
         scored=scored,
         taken=heads,
+        forked=forked,
     )
+    for task in tables.tasks:
+        if task.name in heads and any(task.name in phase.learning_heads(config.tasks) for phase in phases):
+            check_learnable(task, tables.splits["train"])
     warnings: tuple[str, ...] = (
         *tables.warnings,
-        *(sentence for sentence in said if sentence),
-        *plan_warnings(phases),
+        *(sentence for sentence in strangers if sentence),
+        *plan_warnings(phases, forked=forked),
         *_fork_costs(model, phases),
         *(
             f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
@@ -106,7 +111,8 @@ def prepare(config: Config) -> Prepared:
         *(said for task in tables.tasks for said in _unseen_labels(task, splits["validation"])),
         *_cut_texts(splits["train"], backbone.max_length),
     )
-    train = _resolved_settings(config, precision, device)
+    train, noted = _resolved_settings(config, precision, device)
+    warnings += tuple(noted)
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
     return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
@@ -122,7 +128,9 @@ def prepare_alone(prepared: Prepared, task: str) -> Prepared:
     config = prepared.config
     phases = phases_alone(prepared.phases, task)
     model = MultitaskModel(
-        load_backbone(config.model), (prepared.model.tasks[task],), dropout=config.model.dropout
+        load_backbone(config.model),
+        (prepared.model.tasks[task].uncalibrated(),),
+        dropout=config.model.dropout,
     )
     source = config.tasks[task].head_from
     if source:
@@ -139,6 +147,7 @@ def prepare_alone(prepared: Prepared, task: str) -> Prepared:
         model=model.to(prepared.device),
         phases=phases,
         warnings=(),
+        decisions=(),
     )
 
 
@@ -222,9 +231,17 @@ def _cut_texts(train: Split, max_length: int) -> Iterator[str]:
         yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
 
 
-def _resolved_settings(config: Config, precision: Precision, device: torch.device) -> TrainSettings:
+def _resolved_settings(
+    config: Config, precision: Precision, device: torch.device
+) -> tuple[TrainSettings, list[str]]:
+    """The training settings with what this machine decided, and a sentence where it cannot store anything."""
     tokens = config.train.batch_tokens or forward_tokens(device)
-    return config.train.model_copy(update={"precision": precision.format, "batch_tokens": tokens})
+    update: dict[str, object] = {"precision": precision.format, "batch_tokens": tokens}
+    stores, said = config.train.activations, []
+    if stores.store == "auto" and not stores.can_write():
+        said.append(f"{stores.place()}: may not be written, so no activations are stored.")
+        update["activations"] = stores.model_copy(update={"store": "never"})
+    return config.train.model_copy(update=update), said
 
 
 def _resolved(config: Config, phases: tuple[Phase, ...], tables: Tables, train: TrainSettings) -> Config:
@@ -248,6 +265,7 @@ def fingerprint(prepared: Prepared) -> dict[str, str]:
     for name, parameter in prepared.model.named_parameters():
         weights.update(f"{name} {tensor_hash(parameter)} ".encode())
     settings = prepared.config.train.model_dump(mode="json", exclude=_NO_MATTER)
+    settings["max_bytes"] = prepared.config.train.activations.max_bytes
     tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
     parts = {
         "data": data.hexdigest(),

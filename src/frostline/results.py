@@ -67,7 +67,7 @@ class Verdict:
         return "test" if self.test else "validation"
 
 
-def judge(trained: Trained) -> Verdict:
+def assess(trained: Trained) -> Verdict:
     """Calibrates the heads that learned, on validation, and scores the model on validation and test.
 
     The scores are those of `frostline evaluate`: a copy of the model is scored, in the number format in which
@@ -84,9 +84,11 @@ def judge(trained: Trained) -> Verdict:
     calibration = {}
     for name, task in tuple(loaded.tasks.items()):
         learned = any(name in phase.learning_heads(loaded.tasks) for phase in trained.phases)
-        fitted = calibrate(task, logits[name], held.labels[name]) if learned else task
+        plain = task.uncalibrated() if learned else task
+        fitted = calibrate(plain, logits[name], held.labels[name]) if learned else task
+        if fitted != plain:
+            calibration[name] = calibration_report(plain, fitted, logits[name], held.labels[name])
         if fitted != task:
-            calibration[name] = calibration_report(task, fitted, logits[name], held.labels[name])
             for model in (trained.model, loaded.network):
                 model.set_task(fitted)
     validation = _scored(loaded, logits, held)

@@ -18,11 +18,11 @@ from frostline.atomic import write_json, write_text
 from frostline.config import Config
 from frostline.data.labels import is_labelled
 from frostline.errors import ConfigError, Interrupted, RunError, TrainingError
-from frostline.folder import check_free, clear, clear_leftovers, locked, with_rows_on_disk
+from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.plan.picture import build_trainability
 from frostline.prepare import Prepared, fingerprint, prepare, prepare_alone
-from frostline.results import Trained, Verdict, build_report, compare_alone, judge, write_results
+from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
 from frostline.start import with_bundle
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
@@ -85,6 +85,7 @@ def train(
         if start_from is not None:
             config = with_bundle(config, start_from)
         config = config.located(Path.cwd())
+        check_sources(config, folder)
         with locked(folder):
             check_free(folder, overwrite=overwrite)
             prepared = prepare(config)
@@ -199,7 +200,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         trained = Trained(
             model, prepared.phases, prepared.splits, prepared.config.data.text, prepared.precision, device
         )
-        verdict = judge(trained)
+        verdict = assess(trained)
         report = build_report(
             trained, verdict, phases=trainer.state.reports, seconds=trainer.seconds(), warnings=notes
         )

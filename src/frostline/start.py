@@ -42,5 +42,11 @@ def with_bundle(config: Config, bundle: str | Path) -> Config:
     for name in about.tasks:
         if name not in tasks:
             column = read_head(folder, name).task.column
+            owners = [other for other, task in tasks.items() if (task.column or other) == column]
+            if owners:
+                raise ConfigError(
+                    f"tasks.{owners[0]}.column: '{column}' is what the model's task '{name}' reads. Rename "
+                    "it for the new task: data.train = { path = …, rename = { … } }."
+                )
             tasks[name] = TaskSettings(column=column, head_from=str(folder), frozen=True)
     return config.model_copy(update={"model": model, "tasks": tasks})

@@ -29,7 +29,7 @@ OWNERS = {
     "matplotlib": {"plan/picture.py", "training/picture.py"},
     "rich": {"terminal.py"},
     "typer": {"cli.py"},
-    "filelock": {"folder.py"},
+    "filelock": {"folder.py", "training/store.py"},
     "huggingface_hub": {"model"},
     "pickle": {"model/backbone.py"},  # the name of an error
     "joblib": set(),

@@ -89,6 +89,8 @@ def test_a_plan_without_phases_is_refused():
 def test_a_frozen_head_over_a_learning_backbone_is_said():
     assert plan_warnings([Phase(frozen_heads=["mood"])]) == []
     assert "the mood head is frozen" in plan_warnings([Phase(frozen_heads=["mood"], top_layers=1)])[0]
+    forked = Phase(frozen_heads=["mood"], top_layers=1, protect="fork")
+    assert plan_warnings([forked, Phase(frozen_heads=["mood"], top_layers=1)]) == []
     for protect in ("distill", "fork"):
         assert plan_warnings([Phase(frozen_heads=["mood"], top_layers=1, protect=protect)]) == []
 

@@ -153,4 +153,4 @@ def test_one_process_adds_nothing_and_tells_itself():
     assert ranks.tell({"a": 1}) == {"a": 1}
     assert tensor.tolist() == [1, 1]
     assert ranks.is_first
-    assert not ranks.any(False, device=torch.device("cpu"))
+    assert not ranks.is_any(False, device=torch.device("cpu"))

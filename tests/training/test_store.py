@@ -20,7 +20,7 @@ from frostline.plan.phase import Phase
 from frostline.training import activations, gate
 from frostline.training.activations import Activations
 from frostline.training.gate import depths_on_the_way
-from frostline.training.store import StoreWriter, make_room, open_store
+from frostline.training.store import StoreWriter, exclusive, make_room, open_store
 
 FP32 = Precision("fp32", "")
 CPU = torch.device("cpu")
@@ -40,6 +40,21 @@ def activations_of(backbone, folder, *, max_bytes=2**30, precision=FP32):
 
 def filled(made, split, depth, **changes):
     return list(made.fill(split, depth, **changes))
+
+
+@pytest.mark.parametrize("number_format", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_stages_go_on_from_stored_states_in_every_architecture_and_format(name, number_format, tmp_path):
+    folder = save_encoder(tmp_path / "encoder", CONFIGS[name])
+    backbone = load_backbone(ModelSettings(backbone=str(folder), max_length=16))
+    split, precision = split_of(backbone), Precision(number_format, "")
+    chained, plain = (
+        activations_of(backbone, place, precision=precision) for place in (tmp_path / "store", None)
+    )
+    filled(chained, split, backbone.num_stages, via=(1, 2))
+    filled(plain, split, backbone.num_stages)
+    tolerance = 5e-3 if number_format == "fp32" else 0.15
+    assert np.allclose(chained.embeddings(split), plain.embeddings(split), atol=tolerance)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -100,7 +115,7 @@ def test_the_line_moves_up_through_the_stored_states(backbone, tmp_path):
     backbone.between = between
     filled(made, split, 3, via=(2,))
     filled(made, split, 4, via=(3,))
-    assert set(calls) == {(2, 3), (3, 4)}
+    assert set(calls) == {(2, 3), (0, 3), (3, 4)}  # 3 on the way from the tokens is another store than by 2
     plain = activations_of(backbone, None)
     filled(plain, split, 4)
     assert np.allclose(made.embeddings(split), plain.embeddings(split), atol=5e-3)
@@ -116,6 +131,9 @@ def test_moved_weights_below_the_line_are_never_read_and_above_it_do_not_matter(
     assert filled(made, split, 2) == []
     with torch.no_grad():
         parameters[layer[1]].add_(1.0)
+    made.settle(2)
+    plain = activations_of(backbone, None).batch(split, np.arange(5), depth=2)
+    assert torch.equal(made.batch(split, np.arange(5), depth=2).states, plain.states)  # no stale store
     assert filled(made, split, 2)[-1] == 40
     plain = activations_of(backbone, None).batch(split, np.arange(5), depth=2)
     mask = plain.mask_BL.bool()
@@ -166,15 +184,18 @@ def test_in_bf16_the_stored_states_are_those_that_are_computed_again(backbone, t
     assert all(parameter.dtype == torch.float32 for parameter in backbone.parameters())
 
 
+KEYS = {letter: f"{letter * 40}-4-0" for letter in "abc"}
+
+
 def write(folder, key, number=4):
-    with StoreWriter(folder, key, length_U=np.full(number, 2), width=3, format="fp32") as writer:
+    with StoreWriter(folder, key, length_U=np.full(number, 2), width=3, numbers="fp32") as writer:
         writer.write(np.arange(number), torch.arange(number * 6.0).view(-1, 3))
     return folder / key
 
 
 def test_a_damaged_store_is_found_and_removed(tmp_path):
-    place = write(tmp_path, "a")
-    store = open_store(tmp_path, "a")
+    place = write(tmp_path, KEYS["a"])
+    store = open_store(tmp_path, KEYS["a"])
     assert torch.equal(
         store.read(np.asarray([2, 0])), torch.cat([torch.arange(12.0, 18), torch.arange(6.0)]).view(-1, 3)
     )
@@ -184,41 +205,45 @@ def test_a_damaged_store_is_found_and_removed(tmp_path):
     assert torch.equal(store.read(np.asarray([0])), torch.arange(6.0).view(-1, 3))
     with pytest.raises(CacheError, match="stored activations are damaged, and were removed"):
         store.read(np.asarray([2]))
-    assert open_store(tmp_path, "a") is None
+    assert open_store(tmp_path, KEYS["a"]) is None
 
 
 @pytest.mark.parametrize("name", ["values.bin", "texts.safetensors", "meta.json"])
 def test_what_is_not_whole_is_not_opened(tmp_path, name):
-    place = write(tmp_path, "a")
+    place = write(tmp_path, KEYS["a"])
     whole = (place / name).read_bytes()
     for data in (whole[: len(whole) // 2], b"", None):
         if data is None:
             (place / name).unlink()
         else:
             (place / name).write_bytes(data)
-        assert open_store(tmp_path, "a") is None
+        assert open_store(tmp_path, KEYS["a"]) is None
     (place / name).write_bytes(whole)
-    assert open_store(tmp_path, "a") is not None
-    assert open_store(tmp_path, "b") is None
+    assert open_store(tmp_path, KEYS["a"]) is not None
+    assert open_store(tmp_path, KEYS["b"]) is None
 
 
 def test_a_writer_that_dies_leaves_no_store(tmp_path):
-    writer = StoreWriter(tmp_path, "a", length_U=np.full(2, 2), width=3, format="fp32")
+    writer = StoreWriter(tmp_path, KEYS["a"], length_U=np.full(2, 2), width=3, numbers="fp32")
     with pytest.raises(ZeroDivisionError), writer:
         writer.write(np.asarray([0]), torch.zeros(2, 3) + 1 // 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_stores_that_were_not_used_for_the_longest_make_room(tmp_path):
-    for age, key in enumerate("abc"):
+    for age, key in enumerate(KEYS.values()):
         os.utime(write(tmp_path, key), (1000 + age, 1000 + age))
-    open_store(tmp_path, "a")  # used now
-    size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir() if path.name != "meta.json")
+    stranger = tmp_path / "mine" / "values.bin"
+    stranger.parent.mkdir()
+    stranger.write_bytes(b"x")
+    open_store(tmp_path, KEYS["a"])  # used now
+    size = sum(path.stat().st_size for path in (tmp_path / KEYS["a"]).iterdir() if path.name != "meta.json")
     make_room(tmp_path, needed=size, most=3 * size)
-    assert {place.name for place in tmp_path.iterdir()} == {"a", "c"}
-    held = open_store(tmp_path, "c")
+    assert {place.name for place in tmp_path.iterdir()} == {KEYS["a"], KEYS["c"], "mine"}
+    held = open_store(tmp_path, KEYS["c"])
     make_room(tmp_path, needed=size, most=size)
-    assert list(tmp_path.iterdir()) == []
+    assert [place.name for place in tmp_path.iterdir()] == ["mine"]
+    assert stranger.is_file()
     assert held.read(np.asarray([1])).shape == (2, 3)  # its file stays readable
 
 
@@ -252,10 +277,32 @@ def test_a_second_run_reads_what_the_first_one_stored_and_learns_the_same(conten
     assert not same(weights(first.folder), weights(other.folder))
 
 
-@pytest.mark.parametrize("steps", [40, 49, 57, 66])
-@pytest.mark.parametrize("keep_cache", [True, False])
-def test_a_stopped_run_goes_on_from_the_store_or_without_it(content, tmp_path, steps, keep_cache):
-    content["plan"]["phases"].append({"name": "heads again", "epochs": 1, "head_lr": 1e-2})
+STORING = {
+    "heads, top, heads": [
+        {"epochs": 6}, {"top_layers": 1, "epochs": 3, "backbone_lr": 3e-3}, {"epochs": 1, "head_lr": 1e-2},
+    ],
+    "solved, heads, top": [{"solver": "probe"}, {"epochs": 1}, {"top_layers": 1, "epochs": 1}],
+    "solved, distilled": [
+        {"solver": "probe"}, {"top_layers": 2, "frozen_heads": ["mood"], "protect": "distill", "epochs": 2},
+    ],
+    "up and up": [{"top_layers": 3}, {"top_layers": 2}, {"top_layers": 1}, {}],
+    "stored, all, not stored": [
+        {"top_layers": 1, "epochs": 1, "backbone_lr": 3e-3}, {"top_layers": "all", "backbone_lr": 3e-3},
+        {"top_layers": 1, "activations": "never"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("plan", "steps", "keep_cache"),
+    [("heads, top, heads", steps, steps < 60) for steps in (40, 49, 57, 73)]
+    + [("solved, heads, top", steps, True) for steps in (1, 8, 9)]
+    + [("solved, distilled", 1, True), ("solved, distilled", 9, False)]
+    + [("up and up", steps, True) for steps in (9, 17, 25)]
+    + [("stored, all, not stored", 17, True)],
+)
+def test_a_stopped_run_goes_on_from_the_store_or_without_it(content, tmp_path, plan, steps, keep_cache):
+    content["plan"]["phases"] = STORING[plan]
     unbroken = fl.train(with_store(content, "always", tmp_path / "cache"), output=tmp_path / "unbroken")
     with pytest.raises(fl.Interrupted):
         fl.train(
@@ -274,7 +321,7 @@ def test_a_stopped_run_goes_on_from_the_store_or_without_it(content, tmp_path, s
 def test_the_gate_measures_decides_and_says(content, tmp_path, monkeypatch):
     content["plan"]["phases"] = [{"name": "top", "top_layers": 1, "epochs": 20}]
     for seconds, is_stored in (((0.1, 0.1, 0.01), True), ((0.01, 0.01, 0.009), False)):
-        monkeypatch.setattr(gate, "_seconds", lambda *_, seconds=seconds, **__: seconds)
+        monkeypatch.setattr(gate, "_seconds", lambda *_, seconds=seconds, **__: (0.0, *seconds))
         said = []
         run = fl.train(content, output=tmp_path / f"{is_stored}", show=said.append)
         decision = run.report["activations"][0]
@@ -303,3 +350,41 @@ def test_the_depth_to_start_from_follows_from_the_plan():
 def test_rows_without_texts_of_their_own_are_an_empty_split():
     empty = Tokens(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
     assert len(distinct_texts(empty).row_U) == 0
+
+
+def test_a_bound_that_binds_stores_the_same_part_in_a_process_that_goes_on(backbone, tmp_path):
+    split = split_of(backbone, 60)
+    size = int(split.tokens.length_N.sum()) * 32 * 2
+    made = activations_of(backbone, tmp_path / "a", max_bytes=size // 2)
+    filled(made, split, 1)
+    made.settle(2)
+    filled(made, split, 2)
+    fresh = activations_of(backbone, tmp_path / "b", max_bytes=size // 2)
+    filled(fresh, split, 2)
+    assert len(made._stores["train", 2]) == len(fresh._stores["train", 2]) > 0
+
+
+def test_another_configuration_of_the_same_weights_has_another_key(backbone):
+    split, made = split_of(backbone), activations_of(backbone, None)
+    before = made.key(split, 2)
+    backbone.transformer.config.layer_norm_eps = 1e-3
+    assert made.key(split, 2) != before
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    left = tmp_path / f".{KEYS['a']}.x1y2"
+    left.mkdir()
+    (left / "values.bin").write_bytes(b"half")
+    with exclusive(tmp_path, KEYS["b"]):
+        assert left.is_dir()
+    (tmp_path / f".{KEYS['a']}.lock").touch()
+    make_room(tmp_path, needed=0, most=0)
+    assert not left.exists()
+
+
+def test_a_folder_that_may_not_be_written_is_said_and_done_without(content, tmp_path):
+    (tmp_path / "file").write_text("")
+    content["train"]["activations"] = {"folder": str(tmp_path / "file" / "cache")}
+    run = fl.train(content, output=tmp_path / "run")
+    assert any("so no activations are stored" in warning for warning in run.report["warnings"])
+    assert run.report["phases"][1]["steps"] > 0

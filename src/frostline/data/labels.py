@@ -97,6 +97,10 @@ class Task(Settings):
         """Width of the head: C, or 1 for a regression."""
         return len(self.labels) or 1
 
+    def uncalibrated(self) -> Task:
+        """The task as its logits say, without temperature and thresholds."""
+        return self.model_copy(update={"temperature": 1.0, "thresholds": None})
+
     @property
     def main_score(self) -> str:
         """Name of the score by which this task is judged."""
@@ -126,34 +130,12 @@ def label_column(name: str, settings: TaskSettings | Task) -> Column:
     return Column(column, NameReader, pa.string())
 
 
-def take_over(name: str, settings: TaskSettings, given: Task) -> TaskSettings:
-    """The settings with kind and labels of a head from elsewhere.
-
-    Raises:
-        ConfigError: the settings say otherwise.
-    """
-    if "kind" in settings.model_fields_set and settings.kind != given.kind:
-        raise ConfigError(
-            f"tasks.{name}.kind: '{settings.kind}' asked, but the head of '{settings.head_from}' is of kind "
-            f"'{given.kind}'."
-        )
-    if settings.labels and set(settings.labels) != set(given.labels):
-        raise ConfigError(
-            f"tasks.{name}.labels: {listing(settings.labels)} given, but the head of '{settings.head_from}' "
-            f"has {listing(given.labels)}. Leave them out."
-        )
-    separator = settings.separator or given.separator
-    return settings.model_copy(
-        update={"kind": given.kind, "labels": given.labels or None, "separator": separator}
-    )
-
-
 def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task | None = None) -> Task:
     """The task with its label space and statistics, from the training rows or from a head from elsewhere.
 
     Args:
         name: of the task.
-        settings: of the task; with `given`, after `take_over`.
+        settings: of the task; with `given`, of its kind and labels.
         table: the training rows.
         given: what the outputs of a head from elsewhere mean.
 
@@ -163,7 +145,8 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
     column = settings.column or name
     cells = [cell for cell in table.columns[column].to_pylist() if cell is not None]
     if given:
-        counts = Counter(cells if given.kind == "classification" else ())
+        named = cells if given.kind == "classification" else (n for names in cells for n in names)
+        counts = Counter(named if given.kind != "regression" else ())
         own = {key: getattr(settings, key) for key in ("separator", "weight", "label_smoothing")}
         weights = _class_weights(name, settings, given.labels, counts, len(cells))
         return given.model_copy(update={"name": name, "column": column, "class_weights": weights, **own})

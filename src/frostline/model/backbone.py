@@ -146,8 +146,11 @@ class Backbone(nn.Module):
         return self.suffix(batch.ids_BL, batch.mask_BL, depth=0)
 
     def to_format(self, dtype: torch.dtype) -> Backbone:
-        """Itself, with the transformer's weights in a number format; what follows it stays float32."""
-        nn.Module.to(self.transformer, dtype)
+        """Itself, with the transformer's weights in a number format; buffers (rotary frequencies), and what
+        follows it, stay float32.
+        """
+        for parameter in self.transformer.parameters():
+            parameter.data = parameter.data.to(dtype)
         return self
 
     @staticmethod

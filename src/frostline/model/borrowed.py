@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from frostline.data.labels import Kind, Task
+from frostline.data.labels import Kind, Task, TaskSettings
 from frostline.errors import BackboneError, BundleError, ConfigError, listing
 from frostline.model.architectures import Classifier, layout_of
 from frostline.model.backbone import Backbone, quiet
-from frostline.model.bundle import HeadFile, bundle_folder, load_bundle, load_head, read_about
+from frostline.model.bundle import bundle_folder, load_bundle, load_head, read_about, read_head
 from frostline.model.domains import DOMAINS, Pooling, find_backbone, read_json
 from frostline.model.heads import Activation, Head, Hidden
 from frostline.model.multitask import MultitaskModel
@@ -39,6 +40,7 @@ class BorrowedHead:
         task: what its outputs mean, by the name that it has here.
         source: what the user wrote.
         folder: where it lies.
+        name: of its task there, in a bundle.
         pooling: what it reads; None: the embedding of its bundle.
     """
 
@@ -46,6 +48,7 @@ class BorrowedHead:
     source: str
     folder: Path
     pooling: Pooling | None
+    name: str = ""
 
 
 def find_head(task: str, source: str) -> BorrowedHead:
@@ -92,8 +95,33 @@ def _find_in_bundle(task: str, source: str, folder: Path) -> BorrowedHead:
     name = task if task in about.tasks else about.tasks[0] if len(about.tasks) == 1 else None
     if name is None:
         raise BundleError(f"tasks.{task}.head_from: {folder} has no head '{task}' ({listing(about.tasks)}).")
-    described = load_bundle(folder)[0].tasks[name]
-    return BorrowedHead(described.model_copy(update={"name": task}), source, folder, None)
+    described = read_head(folder, name).task
+    return BorrowedHead(described.model_copy(update={"name": task}), source, folder, None, name)
+
+
+def take_over(name: str, settings: TaskSettings, given: Task) -> TaskSettings:
+    """The settings with kind and labels of a head from elsewhere.
+
+    Raises:
+        ConfigError: the settings say otherwise.
+    """
+    if "kind" in settings.model_fields_set and settings.kind != given.kind:
+        raise ConfigError(
+            f"tasks.{name}.kind: '{settings.kind}' asked, but the head of '{settings.head_from}' is of kind "
+            f"'{given.kind}'."
+        )
+    if settings.labels and set(settings.labels) != set(given.labels):
+        raise ConfigError(
+            f"tasks.{name}.labels: {listing(settings.labels)} given, but the head of '{settings.head_from}' "
+            f"has {listing(given.labels)}. Leave them out."
+        )
+    separator = settings.separator or given.separator
+    taken = {"kind": given.kind, "labels": given.labels or None, "separator": separator}
+    try:
+        return TaskSettings.model_validate(settings.model_dump() | taken)
+    except ValidationError as error:
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"tasks.{name}: {reason} (the head of '{settings.head_from}').") from error
 
 
 def put_head(model: MultitaskModel, head: BorrowedHead) -> str | None:
@@ -133,14 +161,17 @@ def put_head(model: MultitaskModel, head: BorrowedHead) -> str | None:
 
 
 def _put_from_bundle(model: MultitaskModel, head: BorrowedHead) -> str | None:
-    network, about = load_bundle(head.folder)
-    name = head.task.name if head.task.name in about.tasks else about.tasks[0]
-    described = HeadFile.model_validate(read_json(head.folder / "heads" / name / "head.json"))
+    network, _ = load_bundle(head.folder)
+    described = read_head(head.folder, head.name)
     is_same = _same(model.backbone, network.backbone.transformer)
-    if described.width != network.backbone.width or network.backbone.width != model.backbone.width:
+    mine, theirs = (
+        f"{one.width} numbers of {', '.join(type(module).__name__ for module in one.tail)} ({one.pooling})"
+        for one in (model.backbone, network.backbone)
+    )
+    if mine != theirs:
         raise ConfigError(
-            f"tasks.{head.task.name}.head_from: the head reads {described.width} numbers, this backbone's "
-            f"embedding has {model.backbone.width}."
+            f"tasks.{head.task.name}.head_from: the head reads {theirs}, this backbone's embedding is "
+            f"{mine}. Take the same folder as model.backbone."
         )
     if described.fork_depth is not None and not is_same:
         raise ConfigError(
@@ -148,7 +179,7 @@ def _put_from_bundle(model: MultitaskModel, head: BorrowedHead) -> str | None:
             f'bundle alone. Take model.backbone = "{head.source}".'
         )
     described = described.model_copy(update={"task": model.tasks[head.task.name]})
-    load_head(model, described, head.folder / "heads" / name)
+    load_head(model, described, head.folder / "heads" / head.name)
     return None if is_same else _other_encoder(head.task.name, head)
 
 

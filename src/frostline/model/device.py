@@ -7,11 +7,13 @@ of the matrix products (autocast), or of a copy made for a forward pass.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -117,6 +119,13 @@ def _gflops(width: int) -> tuple[float, float]:
     flops = 2 * _PROBE_ROWS * width * 4 * width
     fp32, bf16 = (flops / min(seconds) / 1e9 for seconds in spent.values())
     return fp32, bf16
+
+
+def machine_facts(device: torch.device) -> tuple[str, ...]:
+    """What else may change the last bits of a forward pass: versions, processor or GPU, threads."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    processor = (platform.machine(), torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads()))
+    return (torch.__version__, version("transformers"), device.type, gpu, *processor)
 
 
 def forward_tokens(device: torch.device) -> int:

@@ -28,9 +28,10 @@ def make_private(backbone: Backbone, stages: Iterable[int], *, dtype: torch.dtyp
     Args:
         backbone: changed; what it had in common with another stays the other's.
         stages: their numbers.
-        dtype: of the copies of the transformer's parameters; None: as they were.
+        dtype: of the copies of the transformer's matrices; None: as they were. Norms, embeddings and what
+            follows the transformer stay as they were.
     """
-    inside = {id(module) for module in backbone.transformer.modules()}
+    inside = {id(m) for m in backbone.transformer.modules() if isinstance(m, nn.Linear)}
     modules = [
         module for stage in stages for owner in backbone.stage_modules(stage) for module in owner.modules()
     ]

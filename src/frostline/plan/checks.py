@@ -20,6 +20,7 @@ def check_plan(
     labelled: Collection[str],
     scored: Collection[str],
     taken: Collection[str] = (),
+    forked: Collection[str] = (),
 ) -> None:
     """Raises ConfigError where a plan does not fit.
 
@@ -30,6 +31,7 @@ def check_plan(
         labelled: tasks with labels in the training split.
         scored: tasks with labels in the validation split.
         taken: tasks whose head comes from elsewhere, so that it need not learn.
+        forked: tasks whose head has stages of its own already, so that it cannot learn.
     """
     if not phases:
         raise ConfigError("plan: no phases. Name a recipe, or write [[plan.phases]].")
@@ -42,6 +44,11 @@ def check_plan(
         _check_bands(where, phase, num_layers)
         _check_protection(where, phase, phases[index + 1 :], tasks)
         for name in phase.learning_heads(tasks):
+            if name in forked:
+                raise ConfigError(
+                    f"{where}: the head of '{name}' has stages of its own, so it cannot learn. "
+                    f'Freeze it: frozen_heads = ["{name}"].'
+                )
             if name not in labelled:
                 raise ConfigError(
                     f"{where}: the head of '{name}' learns, but no training row has a label of it. "
@@ -127,12 +134,22 @@ def _check_bands(where: str, phase: Phase, num_layers: int) -> None:
         raise ConfigError(f"{where}.layer_lrs: no band for layers that learn: {listing(bare)}.")
 
 
-def plan_warnings(phases: Sequence[Phase]) -> list[str]:
-    """What a plan does that its author may not expect, a sentence each."""
-    return [
-        f"phase '{phase.name}': the {listing(phase.exposed_heads)} head is frozen, but the layers under it "
-        'learn: its results will move. protect = "distill" or "fork" keeps them; guard watches them; the '
-        "report says by how much they moved."
-        for phase in phases
-        if phase.exposed_heads and phase.protect == "none"
-    ]
+def plan_warnings(phases: Sequence[Phase], *, forked: Collection[str] = ()) -> list[str]:
+    """What a plan does that its author may not expect, a sentence each.
+
+    Args:
+        phases: of the plan.
+        forked: tasks whose head has stages of its own already.
+    """
+    said, safe = [], set(forked)
+    for phase in phases:
+        if phase.protect == "fork":
+            safe |= set(phase.exposed_heads)
+        exposed = [name for name in phase.exposed_heads if name not in safe]
+        if exposed and phase.protect == "none":
+            said.append(
+                f"phase '{phase.name}': the {listing(exposed)} head is frozen, but layers under it learn: "
+                'its results will move. protect = "distill" or "fork" keeps them; guard watches them; the '
+                "report says by how much they moved."
+            )
+    return said

@@ -9,48 +9,28 @@ store has the same bits whichever run filled it.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from frostline.data.batches import Split, pad, sorted_batches
 from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
 from frostline.model.backbone import Backbone
-from frostline.model.device import Precision, forward_tokens, map_batches
+from frostline.model.device import Precision, forward_tokens, machine_facts, map_batches
 from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hash
-from frostline.settings import Settings
 from frostline.training.embed import embed
 from frostline.training.ranks import Ranks
-from frostline.training.store import DTYPES, Store, StoreWriter, make_room, open_store
+from frostline.training.store import DTYPES, Store, StoreWriter, exclusive, make_room, open_store
 
 _CODE = 1  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
-
-
-class ActivationSettings(Settings):
-    """What is done with the outputs of frozen stages."""
-
-    store: Literal["auto", "always", "never"] = "auto"
-    """auto: stored for a phase where it is measured to be faster."""
-    max_bytes: int = Field(default=16 * 2**30, ge=0)
-    """Most bytes of all stores; the ones that were not used for the longest go first."""
-    folder: str | None = None
-    """Where the stores of all runs lie; left out: FROSTLINE_CACHE, or frostline in the user's cache."""
-
-    def place(self) -> Path:
-        """The folder of the stores."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = os.environ.get("FROSTLINE_CACHE") or Path(cache) / "frostline"
-        return Path(self.folder).expanduser() if self.folder else Path(root) / "activations"
 
 
 @dataclass(frozen=True)
@@ -88,14 +68,18 @@ class Activations:
         self.ranks = ranks or Ranks()
         self._prefix = backbone
         self._texts: dict[str, DistinctTexts] = {}
-        self._stores: dict[tuple[str, int], tuple[str, Store]] = {}
+        self._stores: dict[tuple[str, int], Store] = {}
         self._held: dict[tuple[str, int], tuple[str, torch.Tensor]] = {}
 
     def settle(self, depth: int) -> None:
         """Takes in that the stages below a depth will not move until the next call.
 
-        In bf16 they are run from a copy whose weights are bf16, which saves a conversion in every batch.
+        Forgets the stores of the weights before. In bf16 the stages are run from a copy whose matrices are
+        bf16, which saves a conversion in every batch.
         """
+        self._stores = {}
+        if self.folder is not None:
+            self._held = {}
         self._prefix = self.backbone
         if self.precision.format == "bf16":
             self._prefix = share(self.backbone)
@@ -110,9 +94,9 @@ class Activations:
             if stage is not None and stage < depth:
                 digest.update(f"{name} {tensor_hash(parameter)} ".encode())
         about = (
-            _CODE, depth, self.precision.format, self.device.type, torch.__version__, torch.get_num_threads(),
-            forward_tokens(self.device), self.backbone.transformer.config.model_type,
-            self.backbone.transformer.config._attn_implementation, str(self.backbone.tail),
+            _CODE, depth, self.precision.format, self.backbone.transformer.config.to_json_string(),
+            str(self.backbone.tail), str(self.backbone.transformer.config._attn_implementation),
+            forward_tokens(self.device), *machine_facts(self.device),
         )  # fmt: skip
         digest.update(f"{about} {self._distinct(split).digest}".encode())
         return digest.hexdigest()
@@ -127,41 +111,38 @@ class Activations:
         """
         below = 0
         for stop in sorted({*via, depth}):
-            place, key = (split.name, stop), self.key(split, stop)
-            for known in (self._stores, self._held):
-                if known.get(place, ("",))[0] != key:
-                    known.pop(place, None)
-            if place not in self._stores and place not in self._held:
-                yield from self._fill(split, stop, key, below)
-            below = stop if place in self._stores else 0
+            yield from self._fill(split, stop, below)
+            below = stop if (split.name, stop) in self._stores else 0
 
-    def _fill(self, split: Split, depth: int, key: str, below: int) -> Iterator[int]:
+    def _fill(self, split: Split, depth: int, below: int) -> Iterator[int]:
+        key = self.key(split, depth)
         is_whole = depth == self.backbone.num_stages
         number = self._room_for(split, depth)
         if self.folder is None or (is_whole and number < len(self._distinct(split).row_U)):
-            yield from self._hold(split, depth, key)
+            if self._held.get((split.name, depth), ("",))[0] != key:
+                yield from self._hold(split, depth, key)
             return
-        if below and len(self._stores[split.name, below][1]) < number:
+        if below and len(self._stores[split.name, below]) < number:
             below = 0
         name = f"{key}-{number}-{below}"
-        if self.ranks.local_rank == 0 and open_store(self.folder, name) is None:
-            try:
-                yield from self._write(split, depth, name, number, below, self._format(depth))
-            except CacheError:  # too large for float16
-                yield from self._write(split, depth, name, number, below, "bf16")
+        if self.ranks.local_rank == 0:
+            with exclusive(self.folder, name):
+                if open_store(self.folder, name) is None:
+                    yield from self._write(split, depth, name, number, below)
         self.ranks.wait()
         store = open_store(self.folder, name)
-        assert store is not None, "a store that was just written"
-        self._stores[split.name, depth] = (key, store)
+        if store is None:
+            raise CacheError(f"{self.folder / name}: was removed while it was needed. Resume the run.")
+        self._stores[split.name, depth] = store
         if is_whole and len(split) * self.backbone.width * 4 <= _HELD_BYTES:
             self._held[split.name, depth] = (key, store.read(self._distinct(split).text_N).to(self.device))
 
     def _room_for(self, split: Split, depth: int) -> int:
         """How many of the different texts, longest first, fit beside the other stores of this run."""
         texts = self._distinct(split)
-        taken = sum(store.num_bytes for (name, _), (_, store) in self._stores.items() if name != split.name)
+        taken = sum(store.num_bytes for (name, _), store in self._stores.items() if name != split.name)
         each = self._lengths(split, depth)[texts.row_U] * self.backbone.width
-        each = each * DTYPES[self._format(depth)].itemsize
+        each = each * DTYPES[self._numbers(depth)].itemsize
         return int(np.searchsorted(np.cumsum(each), max(0, self.max_bytes - taken), side="right"))
 
     def _lengths(self, split: Split, depth: int) -> IntN:
@@ -169,20 +150,24 @@ class Activations:
         whole = depth == self.backbone.num_stages
         return np.ones(len(split), dtype=np.int64) if whole else split.tokens.length_N
 
-    def _format(self, depth: int) -> str:
+    def _numbers(self, depth: int) -> str:
         return "fp32" if depth == self.backbone.num_stages else "fp16"
 
-    def _write(
-        self, split: Split, depth: int, name: str, number: int, below: int, format: str
+    def _write(self, split: Split, depth: int, name: str, number: int, below: int) -> Iterator[int]:
+        try:
+            yield from self._write_as(self._numbers(depth), split, depth, name, number, below)
+        except CacheError:  # too large for float16
+            yield from self._write_as("bf16", split, depth, name, number, below)
+
+    def _write_as(
+        self, numbers: str, split: Split, depth: int, name: str, number: int, below: int
     ) -> Iterator[int]:
         assert self.folder is not None, "no folder"
-        rows_U = self._distinct(split).row_U[:number]
+        rows_U, width = self._distinct(split).row_U[:number], self.backbone.width
         lengths = self._lengths(split, depth)[rows_U]
-        size = int(lengths.sum()) * self.backbone.width * DTYPES[format].itemsize
+        size = int(lengths.sum()) * width * DTYPES[numbers].itemsize
         make_room(self.folder, needed=size, most=self.max_bytes)
-        with StoreWriter(
-            self.folder, name, length_U=lengths, width=self.backbone.width, format=format
-        ) as writer:
+        with StoreWriter(self.folder, name, length_U=lengths, width=width, numbers=numbers) as writer:
             done = 0
             for texts, values_TD in self._outputs(split, depth, rows_U, below):
                 writer.write(texts, values_TD)
@@ -217,7 +202,7 @@ class Activations:
             batch = pad(tokens, rows_U[texts], pad_id=self.backbone.pad_id).to(self.device)
             states = batch.ids_BL
             if below:
-                values_TD = self._stores[split.name, below][1].read(texts)
+                values_TD = self._stores[split.name, below].read(texts)
                 states = _padded(values_TD.to(self.device).float(), batch.mask_BL)
             with torch.no_grad(), self.precision.autocast(self.device):
                 states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
@@ -245,7 +230,7 @@ class Activations:
             return self._held[place][1][torch.from_numpy(rows).to(self.device)]
         if place not in self._stores:
             raise CacheError(f"no embeddings of split '{split.name}' are stored.")
-        return self._stores[place][1].read(self._distinct(split).text_N[rows]).to(self.device)
+        return self._stores[place].read(self._distinct(split).text_N[rows]).to(self.device)
 
     def batch(self, split: Split, rows: IntN, *, depth: int) -> SuffixInput:
         """Suffix inputs of some rows.
@@ -259,7 +244,7 @@ class Activations:
         tokens = pad(split.tokens, rows, pad_id=self.backbone.pad_id).to(self.device)
         if depth == 0:
             return SuffixInput(tokens.ids_BL, tokens.mask_BL)
-        _, store = self._stores.get((split.name, depth), ("", None))
+        store = self._stores.get((split.name, depth))
         if store is None:
             with torch.no_grad(), self.precision.autocast(self.device):
                 return SuffixInput(self._prefix.prefix(tokens, depth=depth), tokens.mask_BL)

@@ -86,6 +86,10 @@ class Commits:
         self._last_seconds = self._saved_at - start
         self.seconds += self._last_seconds
 
+    def postpone(self) -> None:
+        """Takes in that another process saves now."""
+        self._saved_at = time.monotonic()
+
     def load(
         self, model: MultitaskModel, journal: Journal, *, device: torch.device
     ) -> tuple[State, Tensors, list[str]]:

@@ -75,12 +75,17 @@ def decide(
         return None
     train, held = splits["train"], splits["validation"]
     rows = [part for step in epoch_steps(train, settings, epoch=0)[:_BATCHES] for part in step]
-    fill, compute, read = _seconds(backbone, train, depths[0], rows, precision=precision, device=device)
+    place = settings.activations.place()
+    fixed, fill, compute, read = _seconds(
+        backbone, train, depths[0], rows, precision=precision, device=device, place=place
+    )
     epochs = phase.epochs * len(depths) / len(phase.depths(backbone.num_layers))
     passes = epochs * (len(train) + len(held) * phase.evaluations_per_epoch)
-    stored = fill * (len(train) + len(held)) * len(depths) + read * passes
     recomputed = compute * passes
     num_bytes = (len(train.tokens.ids_T) + len(held.tokens.ids_T)) * backbone.width * 2
+    share = min(1.0, settings.activations.max_bytes / num_bytes)  # of what there is room for
+    stored = (2 * fixed + share * fill * (len(train) + len(held))) * len(depths)
+    stored += share * read * passes + (1 - share) * recomputed
     is_worth_it = recomputed - stored > max(_WORTH_SECONDS, _WORTH_SHARE * recomputed)
     return Decision(phase.name, depths[0], is_worth_it, stored, recomputed, num_bytes)
 
@@ -141,21 +146,24 @@ def _seconds(
     *,
     precision: Precision,
     device: torch.device,
-) -> tuple[float, float, float]:
-    """Seconds a text of filling a store, of computing the prefix in a step, and of reading the store."""
+    place: Path,
+) -> tuple[float, float, float, float]:
+    """Seconds of a store's key, and seconds a text of filling it, of computing the prefix in a step, and of
+    reading.
+    """
     rows = [int(row) for part in parts for row in part]
     sample = Split("gate", split.tokens.take(rows), {})
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Activations(
-            backbone, precision=precision, device=device, folder=Path(folder), max_bytes=2**40
-        )
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix="gate-") as name:
+        trial = Activations(backbone, precision=precision, device=device, folder=Path(name), max_bytes=2**40)
         trial.settle(depth)
         places = np.split(np.arange(len(rows)), np.cumsum([len(part) for part in parts])[:-1])
         trial.batch(sample, places[0], depth=depth)  # warms up
         compute = _timed(lambda: [trial.batch(sample, place, depth=depth) for place in places], device)
-        fill = _timed(lambda: list(trial.fill(sample, depth)), device)
+        fixed = _timed(lambda: trial.key(sample, depth), device)
+        fill = max(0.0, _timed(lambda: list(trial.fill(sample, depth)), device) - fixed)
         read = _timed(lambda: [trial.batch(sample, place, depth=depth) for place in places], device)
-    return fill / len(rows), compute / len(rows), read / len(rows)
+    return fixed, fill / len(rows), compute / len(rows), read / len(rows)
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:

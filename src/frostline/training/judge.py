@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.data.batches import Split
+from frostline.data.batches import Split, Tokens
 from frostline.data.labels import is_labelled
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
@@ -80,14 +80,17 @@ class Judge:
         """Heads whose answers on the training texts are needed to distil, and not written down yet; for
         these, `open_phase` reads the stored embeddings of the training texts.
         """
+        return [name for name in self._distilled(phase) if f"{name}|train" not in self.state.references]
+
+    def _distilled(self, phase: Phase) -> list[str]:
+        """Heads that the phase holds to their answers; one with stages of its own cannot move."""
         names = phase.exposed_heads if phase.protect == "distill" else ()
-        return [name for name in names if f"{name}|train" not in self.state.references]
+        return [name for name in names if self.model.fork_of(name) is None]
 
     def anchors(self, phase: Phase) -> dict[str, Anchor]:
         """What the phase distils: of each frozen head, what it answered before."""
-        names = phase.exposed_heads if phase.protect == "distill" else ()
-        kept = self.state.references
-        return {name: Anchor(kept[f"{name}|train"], phase.distill_weight) for name in names}
+        kept, weight = self.state.references, phase.distill_weight
+        return {name: Anchor(kept[f"{name}|train"], weight) for name in self._distilled(phase)}
 
     def evaluate(self, phase: Phase, *, epoch: float) -> None:
         """Scores the validation split, writes it down, and keeps the weights if they are the best."""
@@ -197,38 +200,36 @@ class Judge:
         return found
 
     def _solved_scores(self, names: list[str]) -> dict[str, float]:
-        """What fresh heads reach on the present embeddings, solved on 5,000 training texts at most."""
+        """What fresh heads reach on the present embeddings, each solved on 5,000 labelled training texts at
+        most; of those alone that can be solved and scored.
+        """
         train, held = self.splits["train"], self.splits["validation"]
-        wanted = [
-            name
-            for name in names
-            if self.model.fork_of(name) is None
-            and is_labelled(held.labels[name]).any()
-            and len(np.unique(train.labels[name][is_labelled(train.labels[name])])) > 1
-        ]
-        if not wanted:
+        generator = np.random.default_rng(self.settings.seed)
+        rows = {}
+        for name in names:
+            labels = train.labels[name]
+            drawn = np.sort(generator.permutation(np.flatnonzero(is_labelled(labels)))[:_PROBE_ROWS])
+            has_fork = self.model.fork_of(name) is not None
+            if not has_fork and is_labelled(held.labels[name]).any() and len(np.unique(labels[drawn])) > 1:
+                rows[name] = drawn
+        if not rows:
             return {}
-        labelled = np.any([is_labelled(train.labels[name]) for name in wanted], axis=0)
-        rows = np.random.default_rng(self.settings.seed).permutation(np.flatnonzero(labelled))[:_PROBE_ROWS]
-        train_ND, held_ND = (
-            embedding_matrix(
-                self.model.backbone,
-                tokens,
-                precision=self.activations.precision,
-                device=self.activations.device,
-            )
-            for tokens in (train.tokens.take(rows), held.tokens)
-        )
+        union = np.unique(np.concatenate(list(rows.values())))
+        train_ND, held_ND = (self._embed(tokens) for tokens in (train.tokens.take(union), held.tokens))
         return {
             name: solve_head(
                 copy.deepcopy(self.model.head(name)),
-                train_ND=train_ND,
-                train_labels=train.labels[name][rows],
+                train_ND=train_ND[np.searchsorted(union, drawn)],
+                train_labels=train.labels[name][drawn],
                 held_ND=held_ND,
                 held_labels=held.labels[name],
             )["score"]
-            for name in wanted
+            for name, drawn in rows.items()
         }
+
+    def _embed(self, tokens: Tokens) -> Matrix:
+        about = self.activations
+        return embedding_matrix(self.model.backbone, tokens, precision=about.precision, device=about.device)
 
 
 def _can_roll_back(phase: Phase) -> bool:

@@ -30,17 +30,13 @@ def lost_share(task: Task, before_NC: Matrix, after_NC: Matrix, labels: LabelsN)
         before, after = _main_scores(task, before_NC, after_NC, labels)
         return before - after
     if task.kind == "regression":
-        return 1.0 - float(score_task(task, after_NC, _targets(task, before_NC))["pearson"])
+        return 1.0 - float(score_task(task, after_NC, probabilities(task, before_NC))["pearson"])
     return flip_rate(task, before_NC, after_NC)
 
 
 def _main_scores(task: Task, before_NC: Matrix, after_NC: Matrix, labels: LabelsN) -> tuple[float, float]:
     first, second = (score_task(task, logits, labels) for logits in (before_NC, after_NC))
     return float(first[task.main_score]), float(second[task.main_score])
-
-
-def _targets(task: Task, logits_NC: Matrix) -> LabelsN:
-    return probabilities(task, logits_NC)
 
 
 def flip_rate(task: Task, before_NC: Matrix, after_NC: Matrix) -> float:

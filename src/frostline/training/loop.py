@@ -96,7 +96,8 @@ class Trainer:
             self._announce("phase", phase, frost)
         self._fill(phase)
         if is_start and self.judge.missing_targets(phase):
-            self._store(self.model.backbone.num_stages, ())
+            stored = phase.activations == "always" and self.model.frozen_depth > 0
+            self._store(self.model.backbone.num_stages, (self.model.frozen_depth,) if stored else ())
         if is_start:
             self.judge.open_phase(phase)
         if phase.solver == "probe":
@@ -251,7 +252,7 @@ class Trainer:
         if self.state.position.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
         # Read once: a signal may come between two reads.
-        stop = self.ranks.any(self.stop_asked, device=self.activations.device)
+        stop = self.ranks.is_any(self.stop_asked, device=self.activations.device)
         if stop or self.commits.is_due:
             self._save()
         if stop:
@@ -292,7 +293,7 @@ class Trainer:
     def _save(self) -> None:
         self._check_finite()
         if not self.ranks.is_first:
-            return
+            return self.commits.postpone()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
         moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
         with self.profile.part("checkpoints"):

@@ -67,7 +67,7 @@ class Ranks:
         self.add_up(list(tensors.values()))
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
-    def any(self, value: bool, *, device: torch.device) -> bool:
+    def is_any(self, value: bool, *, device: torch.device) -> bool:
         """Whether the value is true in some process."""
         if self.size == 1:
             return value
@@ -112,7 +112,7 @@ class Ranks:
             return
         mine = {name: tensor_hash(parameter) for name, parameter in model.named_parameters()}
         differing = [name for name, digest in self.tell(mine).items() if mine.get(name) != digest]
-        if self.any(bool(differing), device=next(model.parameters()).device):
+        if self.is_any(bool(differing), device=next(model.parameters()).device):
             raise FreezeError(
                 f"the processes' weights have drifted apart in process {self.rank}: {differing}."
             )

@@ -13,7 +13,7 @@ from frostline.data.labels import is_labelled
 from frostline.data.table import IntN
 from frostline.model.device import AskedFormat
 from frostline.settings import Settings
-from frostline.training.activations import ActivationSettings
+from frostline.training.store import ActivationSettings
 
 
 def _as_table(value: Any) -> Any:

@@ -14,25 +14,58 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from frostline.atomic import new_folder, write_json
 from frostline.data.table import IntN
 from frostline.errors import CacheError
+from frostline.settings import Settings
 
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _MOST_FP16 = 60_000.0
+_KEY = re.compile(r"[0-9a-f]{40}-\d+-\d+")
+
+
+class ActivationSettings(Settings):
+    """What is done with the outputs of frozen stages."""
+
+    store: Literal["auto", "always", "never"] = "auto"
+    """auto: stored for a phase where it is measured to be faster."""
+    max_bytes: int = Field(default=16 * 2**30, ge=0)
+    """Most bytes of all stores; the ones that were not used for the longest go first."""
+    folder: str | None = None
+    """Where the stores of all runs lie; left out: FROSTLINE_CACHE, or frostline in the user's cache."""
+
+    def place(self) -> Path:
+        """The folder of the stores."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("FROSTLINE_CACHE") or Path(cache) / "frostline"
+        return Path(self.folder).expanduser() if self.folder else Path(root) / "activations"
+
+    def can_write(self) -> bool:
+        """Whether the folder is there, or can be made, and takes files."""
+        try:
+            self.place().mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.place()):
+                return True
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -40,13 +73,13 @@ class Layout:
     """What a store holds.
 
     Attributes:
-        format: number format of the file: fp16, bf16 or fp32.
+        numbers: number format of the file: fp16, bf16 or fp32.
         width: D.
         start_U1: first row of each text, and at the end the number of rows (U + 1 numbers).
         checksum_U: CRC-32 of each text's bytes.
     """
 
-    format: str
+    numbers: str
     width: int
     start_U1: IntN
     checksum_U: np.ndarray[Any, np.dtype[np.uint32]]
@@ -55,11 +88,11 @@ class Layout:
 class StoreWriter:
     """Writes the texts of a store in any order; use it as a context."""
 
-    def __init__(self, folder: Path, key: str, *, length_U: IntN, width: int, format: str) -> None:
+    def __init__(self, folder: Path, key: str, *, length_U: IntN, width: int, numbers: str) -> None:
         self.folder = folder
         self.key = key
         self.layout = Layout(
-            format,
+            numbers,
             width,
             np.concatenate([[0], np.cumsum(length_U)]),
             np.zeros(len(length_U), dtype=np.uint32),
@@ -72,8 +105,8 @@ class StoreWriter:
         Raises:
             CacheError: values that float16 cannot hold.
         """
-        dtype = DTYPES[self.layout.format]
-        if self.layout.format == "fp16" and float(values_TD.abs().max()) > _MOST_FP16:
+        dtype = DTYPES[self.layout.numbers]
+        if self.layout.numbers == "fp16" and float(values_TD.abs().max()) > _MOST_FP16:
             raise CacheError("hidden states are too large for float16.")
         data = values_TD.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
         size = self.layout.width * dtype.itemsize
@@ -96,7 +129,7 @@ class StoreWriter:
             layout = self.layout
             places: dict[str, Any] = {"start": layout.start_U1, "checksum": layout.checksum_U}
             save_file(places, self._temporary / "texts.safetensors")
-            meta = {"format": FORMAT, "key": self.key, "numbers": layout.format, "width": layout.width}
+            meta = {"format": FORMAT, "key": self.key, "numbers": layout.numbers, "width": layout.width}
             write_json(self._temporary / "meta.json", meta)
         return self._new.__exit__(kind, error, trace)
 
@@ -116,7 +149,7 @@ class Store:
     @property
     def num_bytes(self) -> int:
         """Size of the values."""
-        return int(self.layout.start_U1[-1]) * self.layout.width * DTYPES[self.layout.format].itemsize
+        return int(self.layout.start_U1[-1]) * self.layout.width * DTYPES[self.layout.numbers].itemsize
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -128,7 +161,7 @@ class Store:
         Raises:
             CacheError: damaged; the store is removed.
         """
-        dtype, size = DTYPES[self.layout.format], self.layout.width * DTYPES[self.layout.format].itemsize
+        dtype, size = DTYPES[self.layout.numbers], self.layout.width * DTYPES[self.layout.numbers].itemsize
         starts, ends = self.layout.start_U1[texts], self.layout.start_U1[texts + 1]
         buffer = bytearray(int((ends - starts).sum()) * size)
         view, at = memoryview(buffer), 0
@@ -160,41 +193,54 @@ def open_store(folder: Path, key: str) -> Store | None:
             or len(layout.start_U1) != len(layout.checksum_U) + 1
         ):
             return None
-        size = int(layout.start_U1[-1]) * layout.width * DTYPES[layout.format].itemsize
+        size = int(layout.start_U1[-1]) * layout.width * DTYPES[layout.numbers].itemsize
         if (place / "values.bin").stat().st_size != size:
             return None
-        os.utime(place)
+        with suppress(OSError):  # another user's
+            os.utime(place)
         return Store(place, layout)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 
 
-def size_bytes(folder: Path) -> int:
-    """Bytes of all stores in a folder."""
-    return sum(_size(place) for place in _stores(folder))
+@contextmanager
+def exclusive(folder: Path, key: str) -> Iterator[None]:
+    """One process at a time fills a key; what a killed one left of it is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{key}.lock"):
+        _remove_leftovers(folder, key)
+        yield
+
+
+def _remove_leftovers(folder: Path, key: str) -> None:
+    for place in folder.glob(f".{key}.*"):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def make_room(folder: Path, *, needed: int, most: int) -> None:
-    """Removes the stores that were not used for the longest until `needed` bytes more are at most `most`."""
-    stores = sorted(_stores(folder), key=lambda place: place.stat().st_mtime)
-    total = sum(_size(place) for place in stores)
-    for place in stores:
+    """Removes the stores that were not used for the longest until `needed` bytes more are at most `most`, and
+    what killed processes left half-written.
+    """
+    for place in folder.glob(".*-*-*.lock"):
+        with suppress(Timeout, OSError), FileLock(place, timeout=0):
+            _remove_leftovers(folder, place.name[1:].removesuffix(".lock"))
+    stores = sorted((used, place, size) for place in _stores(folder) for used, size in _use_and_size(place))
+    total = sum(size for _, _, size in stores)
+    for _, place, size in stores:
         if total + needed <= most:
             return
-        total -= _size(place)
+        total -= size
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _stores(folder: Path) -> list[Path]:
-    return (
-        [place for place in folder.glob("[!.]*") if (place / "meta.json").is_file()]
-        if folder.is_dir()
-        else []
-    )
+    """Stores in a folder, which may hold other things."""
+    return [path.parent for path in folder.glob("*-*-*/values.bin") if _KEY.fullmatch(path.parent.name)]
 
 
-def _size(place: Path) -> int:
-    try:
-        return (place / "values.bin").stat().st_size + (place / "texts.safetensors").stat().st_size
-    except OSError:
-        return 0
+def _use_and_size(place: Path) -> Iterator[tuple[float, int]]:
+    """When a store was last used, and its bytes; nothing when another process has just removed it."""
+    with suppress(OSError):
+        sizes = [(place / name).stat().st_size for name in ("values.bin", "texts.safetensors")]
+        yield place.stat().st_mtime, sum(sizes)
