@@ -5,8 +5,9 @@ python benchmarks/peers.py                               every piece of work, fi
 python benchmarks/peers.py --rows 2000 --rounds 3 --work heads top-layers
 
 Each contender runs in a process of its own, so that none warms up for another. Seconds are those of training
-with an evaluation an epoch (or of embedding); loading the model and reading the file are left out for all. The
-score is the mean macro-F1 of both tasks on the validation split, so that speed is never bought with quality.
+with an evaluation an epoch (or of embedding); loading the model and reading the file are left out for all.
+The score is the mean macro-F1 of both tasks on the validation split, so that speed is never bought with
+quality.
 """
 
 from __future__ import annotations
@@ -248,9 +249,8 @@ def main() -> None:
     from frostline.model.device import choose_precision
 
     reason = choose_precision("auto", device=torch.device("cpu"), width=384).reason
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{reason}; {options.rows or 'all'} rows, medians of {options.rounds} rounds\n")
     print("| work | contender | seconds | frostline is so many times as fast (range) | peak MiB | score |")
     print("|---|---|---|---|---|---|")

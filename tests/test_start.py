@@ -7,7 +7,7 @@ import pytest
 
 import frostline as fl
 from conftest import WORDS, write_jsonl
-from frostline.errors import BundleError, ConfigError
+from frostline.errors import BundleError, ConfigError, RunError
 
 TEXTS = ["the goal was great", "an awful bank of the one and very sad soup", "bread " * 40]
 
@@ -68,6 +68,34 @@ def test_a_fork_is_carried_along(more, content, toy, tmp_path):
     after = outputs(third.folder)
     assert np.allclose(before["mood"], after["mood"], atol=1e-6)
     assert not np.allclose(before["topic"], after["topic"], atol=1e-3)
+
+
+def test_a_head_with_stages_of_its_own_cannot_learn_again(more, toy, tmp_path):
+    more["data"] = {name: str(toy / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    more["tasks"] = {"topic": {}, "mood": {}}
+    fork = {"top_layers": 1, "frozen_heads": ["mood"], "protect": "fork"}
+    more["plan"] = {"phases": [{"epochs": 1}, fork]}
+    first = fl.train(more, output=tmp_path / "forked")
+    more["plan"] = {"phases": [{"epochs": 1}]}
+    with pytest.raises(ConfigError, match="the head of 'mood' has stages of its own, so it cannot learn"):
+        fl.train(more, output=tmp_path / "run", start_from=first.folder)
+    more["plan"] = {"phases": [{"top_layers": 1, "frozen_heads": ["mood"], "protect": "distill"}]}
+    second = fl.train(more, output=tmp_path / "run", start_from=first.folder)
+    assert second.report["leak"]["mood"]["flip_rate"] == 0
+
+
+def test_a_run_does_not_write_over_the_model_that_it_starts_from(more, trained, tmp_path):
+    with pytest.raises(RunError, match="the run starts from .* which lies in it"):
+        fl.train(more, output=trained, start_from=trained, overwrite=True)
+    assert (trained / "report.json").is_file()
+
+
+def test_a_column_that_two_tasks_would_read_is_said(more, trained, tmp_path):
+    more["tasks"] = {"length": {"column": "topic"}}
+    with pytest.raises(
+        ConfigError, match=r"tasks.length.column: 'topic' is what the model's task 'topic' reads"
+    ):
+        fl.train(more, output=tmp_path / "run", start_from=trained)
 
 
 def test_what_would_change_the_old_answers_is_refused(more, trained, tmp_path):

@@ -106,6 +106,14 @@ def test_the_head_of_an_earlier_bundle_goes_on(content, trained, toy, tmp_path):
     assert np.array_equal(first["mood"], second["mood"])
 
 
+def test_the_head_of_a_bundle_that_reads_another_pooling_is_refused(content, trained, tmp_path):
+    changed = json.loads(json.dumps(content))
+    changed["model"]["pooling"] = "cls"
+    changed["tasks"]["mood"] = {"head_from": str(trained)}
+    with pytest.raises(ConfigError, match=r"the head reads 32 numbers of Pooling \(mean\), this backbone's"):
+        fl.train(changed, output=tmp_path / "run")
+
+
 def test_another_encoder_is_said(content, tiny, trained, tmp_path):
     changed = json.loads(json.dumps(content))
     changed["tasks"]["mood"] = {"head_from": str(trained)}

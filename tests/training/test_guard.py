@@ -46,6 +46,18 @@ def test_the_leak_of_a_frozen_head_is_measured(shaken, tmp_path):
     assert run.report["phases"][0]["leak"] == {}
 
 
+def test_a_head_with_too_few_labels_to_solve_has_no_probe_gap(shaken, toy, tmp_path):
+    first = fl.train(shaken, output=tmp_path / "first")
+    rows = [json.loads(line) for line in (toy / "train.jsonl").read_text().splitlines()]
+    for row in rows[1:]:
+        del row["mood"]
+    again = with_(shaken)
+    again["data"] = shaken["data"] | {"train": rows}
+    again["plan"] = {"phases": [SHAKE]}
+    again["tasks"] = {"topic": {}, "mood": {"head_from": str(first.folder), "frozen": True}}
+    assert "probe_gap" not in fl.train(again, output=tmp_path / "run").report["leak"]["mood"]
+
+
 def test_distillation_keeps_the_answers(shaken, tmp_path):
     free = leak_of(fl.train(shaken, output=tmp_path / "free"))
     held = leak_of(fl.train(with_(shaken, protect="distill", distill_weight=5.0), output=tmp_path / "held"))

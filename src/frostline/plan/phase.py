@@ -53,7 +53,7 @@ class Guard(Settings):
 
     tolerance: float = Field(default=0.01, ge=0, le=1)
     """How much of its main score on validation a frozen head may lose; without labels there, how many of its
-    answers may change, as a share."""
+    answers may change, as a share; of a regression, 1 − their correlation."""
     action: Literal["stop", "rollback", "warn"] = "stop"
     """stop: the phase ends | rollback: it ends with the best weights that kept the tolerance | warn: it is
     said."""

@@ -24,7 +24,7 @@ Matrix = np.ndarray[Any, np.dtype[Any]]
 def score_intervals(
     task: Task, logits_NC: Matrix, labels: LabelsN, *, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval of every score that `score_task` gives, from 1,000 draws of the labelled rows.
+    """95 % interval of every score but `ece` that `score_task` gives, from 1,000 draws of the labelled rows.
 
     Args:
         task: says what logits and labels mean.
