@@ -278,7 +278,10 @@ def test_a_backbone_with_a_projection_after_the_pooling_trains_in_both_formats(c
     SentenceTransformer(modules=[transformer, Pooling(32), dense]).save(str(tmp_path / "projected"))
     content["model"]["backbone"] = str(tmp_path / "projected")
     for precision in ("fp32", "bf16"):
-        content["train"]["precision"] = precision
+        content["train"] |= {
+            "precision": precision,
+            "activations": {"store": "always", "folder": str(tmp_path)},
+        }
         run = fl.train(content, output=tmp_path / precision)
         assert run.report["test"]["score"] > 0.8
         assert fl.load(run.folder, precision=precision).encode(["the soup"]).shape == (1, 16)
@@ -338,7 +341,7 @@ def test_stored_embeddings_are_computed_once(content, monkeypatch, tmp_path):
         "phases": [{"epochs": 3}, {"solver": "probe"}, {"epochs": 2, "frozen_heads": ["mood"]}]
     }
     fl.train(content, output=tmp_path / "run")
-    assert calls == [240, 60]
+    assert sorted(calls) == [60, 240]
 
 
 def test_bf16_trains_too(content, tmp_path):

@@ -41,11 +41,11 @@ def launch(number, *arguments, **environment):
 def file(content, tmp_path):
     """Heads solved, heads descending, then a phase that thaws, without dropout: what two processes can repeat."""
     thaw = {
-        "name": "thaw", "top_layers": 1, "epochs": 3, "backbone_lr": 1e-3, "head_lr": 1e-3,
+        "name": "thaw", "top_layers": 1, "epochs": 3, "backbone_lr": 1e-4, "head_lr": 1e-4,
         "evaluations_per_epoch": 2, "until": {"patience": 1, "min_delta": 0.5}, "thaw": {"to": 3},
         "frozen_heads": ["mood"], "protect": "distill",
     }  # fmt: skip
-    content["plan"] = {"phases": [{"solver": "probe"}, {"epochs": 1, "head_lr": 1e-2}, thaw]}
+    content["plan"] = {"phases": [{"solver": "probe"}, {"epochs": 1, "head_lr": 1e-3}, thaw]}
     content["model"]["dropout"] = 0.0
     encoder = tmp_path / "encoder"
     encoder.mkdir()

@@ -320,6 +320,7 @@ def test_a_stopped_run_goes_on_from_the_store_or_without_it(content, tmp_path, p
 
 def test_the_gate_measures_decides_and_says(content, tmp_path, monkeypatch):
     content["plan"]["phases"] = [{"name": "top", "top_layers": 1, "epochs": 20}]
+    content["train"]["activations"] = {"folder": str(tmp_path / "cache")}
     for seconds, is_stored in (((0.1, 0.1, 0.01), True), ((0.01, 0.01, 0.009), False)):
         monkeypatch.setattr(gate, "_seconds", lambda *_, seconds=seconds, **__: (0.0, *seconds))
         said = []
@@ -335,6 +336,7 @@ def test_the_gate_measures_decides_and_says(content, tmp_path, monkeypatch):
 
 
 def test_a_small_saving_is_not_worth_a_store(content, tmp_path):
+    content["train"]["activations"] = {"folder": str(tmp_path / "cache")}
     run = fl.train(content, output=tmp_path / "run")  # seconds of a tiny model
     assert not run.report["activations"][0]["is_stored"]
 

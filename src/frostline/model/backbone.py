@@ -60,6 +60,11 @@ class Backbone(nn.Module):
         return cast(PreTrainedModel, self.sentence_transformer[0].auto_model)
 
     @property
+    def hidden_width(self) -> int:
+        """Width of the transformer's hidden states, which a projection after the pooling may change."""
+        return int(self.transformer.config.hidden_size)
+
+    @property
     def tail(self) -> list[nn.Module]:
         """What follows the transformer: pooling, normalisation, a projection."""
         return list(self.sentence_transformer)[1:]

@@ -141,7 +141,7 @@ class Activations:
         """How many of the different texts, longest first, fit beside the other stores of this run."""
         texts = self._distinct(split)
         taken = sum(store.num_bytes for (name, _), store in self._stores.items() if name != split.name)
-        each = self._lengths(split, depth)[texts.row_U] * self.backbone.width
+        each = self._lengths(split, depth)[texts.row_U] * self._width(depth)
         each = each * DTYPES[self._numbers(depth)].itemsize
         return int(np.searchsorted(np.cumsum(each), max(0, self.max_bytes - taken), side="right"))
 
@@ -149,6 +149,9 @@ class Activations:
         """Rows of numbers that a text has at a depth."""
         whole = depth == self.backbone.num_stages
         return np.ones(len(split), dtype=np.int64) if whole else split.tokens.length_N
+
+    def _width(self, depth: int) -> int:
+        return self.backbone.width if depth == self.backbone.num_stages else self.backbone.hidden_width
 
     def _numbers(self, depth: int) -> str:
         return "fp32" if depth == self.backbone.num_stages else "fp16"
@@ -163,7 +166,7 @@ class Activations:
         self, numbers: str, split: Split, depth: int, name: str, number: int, below: int
     ) -> Iterator[int]:
         assert self.folder is not None, "no folder"
-        rows_U, width = self._distinct(split).row_U[:number], self.backbone.width
+        rows_U, width = self._distinct(split).row_U[:number], self._width(depth)
         lengths = self._lengths(split, depth)[rows_U]
         size = int(lengths.sum()) * width * DTYPES[numbers].itemsize
         make_room(self.folder, needed=size, most=self.max_bytes)
@@ -260,7 +263,7 @@ class Activations:
         values_TD = store.read(texts[stored]).to(self.device).float()
         if stored.all():
             return _padded(values_TD, mask_BL)
-        states = torch.zeros(*mask_BL.shape, self.backbone.width, device=self.device)
+        states = torch.zeros(*mask_BL.shape, values_TD.shape[1], device=self.device)
         states[inside] = _padded(values_TD, mask_BL[inside])
         others = pad(split.tokens, rows[~stored], pad_id=self.backbone.pad_id).to(self.device)
         with torch.no_grad(), self.precision.autocast(self.device):

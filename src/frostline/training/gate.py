@@ -82,7 +82,7 @@ def decide(
     epochs = phase.epochs * len(depths) / len(phase.depths(backbone.num_layers))
     passes = epochs * (len(train) + len(held) * phase.evaluations_per_epoch)
     recomputed = compute * passes
-    num_bytes = (len(train.tokens.ids_T) + len(held.tokens.ids_T)) * backbone.width * 2
+    num_bytes = (len(train.tokens.ids_T) + len(held.tokens.ids_T)) * backbone.hidden_width * 2
     share = min(1.0, settings.activations.max_bytes / num_bytes)  # of what there is room for
     stored = (2 * fixed + share * fill * (len(train) + len(held))) * len(depths)
     stored += share * read * passes + (1 - share) * recomputed
@@ -159,11 +159,16 @@ def _seconds(
         trial.settle(depth)
         places = np.split(np.arange(len(rows)), np.cumsum([len(part) for part in parts])[:-1])
         trial.batch(sample, places[0], depth=depth)  # warms up
-        compute = _timed(lambda: [trial.batch(sample, place, depth=depth) for place in places], device)
+        compute = _least(lambda: [trial.batch(sample, part, depth=depth) for part in places], device)
         fixed = _timed(lambda: trial.key(sample, depth), device)
         fill = max(0.0, _timed(lambda: list(trial.fill(sample, depth)), device) - fixed)
-        read = _timed(lambda: [trial.batch(sample, place, depth=depth) for place in places], device)
+        read = _least(lambda: [trial.batch(sample, part, depth=depth) for part in places], device)
     return fixed, fill / len(rows), compute / len(rows), read / len(rows)
+
+
+def _least(call: Callable[[], object], device: torch.device) -> float:
+    """Least seconds of three calls: other work on the machine is not the run's."""
+    return min(_timed(call, device) for _ in range(3))
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
