@@ -68,6 +68,16 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
     assert 88 <= held <= 99
 
 
+def test_a_regression_that_answers_a_constant_is_not_correlated_whatever_its_unit():
+    _, labels = draw(NUMBER, 200)
+    constant = np.full((200, 1), 0.1, dtype=np.float32)
+    assert score_intervals(NUMBER, constant, labels)["pearson"] == (0.0, 0.0)
+    far = NUMBER.model_copy(update={"target_mean": 2e6})
+    logits, labels = draw(NUMBER, 200)
+    low, high = score_intervals(far, logits, (labels + 2e6).astype(np.float32))["pearson"]
+    assert low < score_task(far, logits, (labels + 2e6).astype(np.float32))["pearson"] < high
+
+
 def test_rows_without_a_label_do_not_count():
     logits, labels = draw(CLASSES, 400)
     some = labels.copy()

@@ -67,6 +67,7 @@ class Activations:
         self.max_bytes = max_bytes
         self.ranks = ranks or Ranks()
         self._prefix = backbone
+        self._weights: dict[int, bytes] = {}
         self._texts: dict[str, DistinctTexts] = {}
         self._stores: dict[tuple[str, int], Store] = {}
         self._held: dict[tuple[str, int], tuple[str, torch.Tensor]] = {}
@@ -77,7 +78,7 @@ class Activations:
         Forgets the stores of the weights before. In bf16 the stages are run from a copy whose matrices are
         bf16, which saves a conversion in every batch.
         """
-        self._stores = {}
+        self._stores, self._weights = {}, {}
         if self.folder is not None:
             self._held = {}
         self._prefix = self.backbone
@@ -88,11 +89,7 @@ class Activations:
 
     def key(self, split: Split, depth: int) -> str:
         """Of everything that changes the value of a stored activation, under the weights of now."""
-        digest = hashlib.blake2b(digest_size=20)
-        for name, parameter in self.backbone.named_parameters():
-            stage = self.backbone.stage_of[name]
-            if stage is not None and stage < depth:
-                digest.update(f"{name} {tensor_hash(parameter)} ".encode())
+        digest = hashlib.blake2b(self._weights_below(depth), digest_size=20)
         about = (
             _CODE, depth, self.precision.format, self.backbone.transformer.config.to_json_string(),
             str(self.backbone.tail), str(self.backbone.transformer.config._attn_implementation),
@@ -100,6 +97,17 @@ class Activations:
         )  # fmt: skip
         digest.update(f"{about} {self._distinct(split).digest}".encode())
         return digest.hexdigest()
+
+    def _weights_below(self, depth: int) -> bytes:
+        """A digest of the frozen stages' weights, taken once for all splits."""
+        if depth not in self._weights:
+            digest = hashlib.blake2b(digest_size=20)
+            for name, parameter in self.backbone.named_parameters():
+                stage = self.backbone.stage_of[name]
+                if stage is not None and stage < depth:
+                    digest.update(f"{name} {tensor_hash(parameter)} ".encode())
+            self._weights[depth] = digest.digest()
+        return self._weights[depth]
 
     def fill(self, split: Split, depth: int, *, via: Sequence[int] = ()) -> Iterator[int]:
         """Stores the outputs of a depth for every text of a split, unless they are; yields the texts done.

@@ -84,7 +84,7 @@ def decide(
     recomputed = compute * passes
     num_bytes = (len(train.tokens.ids_T) + len(held.tokens.ids_T)) * backbone.hidden_width * 2
     share = min(1.0, settings.activations.max_bytes / num_bytes)  # of what there is room for
-    stored = (2 * fixed + share * fill * (len(train) + len(held))) * len(depths)
+    stored = (fixed + share * fill * (len(train) + len(held))) * len(depths)
     stored += share * read * passes + (1 - share) * recomputed
     is_worth_it = recomputed - stored > max(_WORTH_SECONDS, _WORTH_SHARE * recomputed)
     return Decision(phase.name, depths[0], is_worth_it, stored, recomputed, num_bytes)
@@ -161,7 +161,7 @@ def _seconds(
         trial.batch(sample, places[0], depth=depth)  # warms up
         compute = _least(lambda: [trial.batch(sample, part, depth=depth) for part in places], device)
         fixed = _timed(lambda: trial.key(sample, depth), device)
-        fill = max(0.0, _timed(lambda: list(trial.fill(sample, depth)), device) - fixed)
+        fill = _timed(lambda: list(trial.fill(sample, depth)), device)  # the weights are hashed already
         read = _least(lambda: [trial.batch(sample, part, depth=depth) for part in places], device)
     return fixed, fill / len(rows), compute / len(rows), read / len(rows)
 

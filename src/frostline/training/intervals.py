@@ -74,13 +74,9 @@ def add_intervals(
     labels: Mapping[str, LabelsN],
 ) -> dict[str, dict[str, Any]]:
     """Scores of every task with their intervals beside them, under the key `intervals`."""
+    found = {name: score_intervals(tasks[name], logits[name], labels[name]) for name in scores}
     return {
-        name: values
-        | {
-            "intervals": {
-                k: list(v) for k, v in score_intervals(tasks[name], logits[name], labels[name]).items()
-            }
-        }
+        name: values | {"intervals": {key: list(pair) for key, pair in found[name].items()}}
         for name, values in scores.items()
     }
 
@@ -132,6 +128,8 @@ def _scores(task: Task, truth: Matrix, answer: Matrix, weights_RK: Matrix) -> di
 def _regression_scores(truth_K: Matrix, answer_K: Matrix, weights_RK: Matrix) -> dict[str, Matrix]:
     total_R = weights_RK.sum(axis=1)
     error_K = answer_K - truth_K
+    # From the first value on: large numbers lose no digits, and a constant side has no spread at all.
+    truth_K, answer_K = truth_K - truth_K[:1], answer_K - answer_K[:1]
     mean_t, mean_a = (weights_RK @ values / total_R for values in (truth_K, answer_K))
     spread_t, spread_a = (
         np.maximum(weights_RK @ values**2 / total_R - mean**2, 0)
