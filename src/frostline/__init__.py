@@ -9,21 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frostline.config import Config
+    from frostline.dry_run import trainability
     from frostline.errors import FrostlineError, Interrupted
     from frostline.inference.model import Model, load
     from frostline.run import Run, resume, train
+    from frostline.study.compare import Comparison, compare
+    from frostline.study.drift import Drift, drift_between
 
-__all__ = ["Config", "FrostlineError", "Interrupted", "Model", "Run", "load", "resume", "train"]
+__all__ = [
+    "Comparison",
+    "Config",
+    "Drift",
+    "FrostlineError",
+    "Interrupted",
+    "Model",
+    "Run",
+    "compare",
+    "drift_between",
+    "load",
+    "resume",
+    "train",
+    "trainability",
+]
 
 _HOMES = {
+    "Comparison": "study.compare",
     "Config": "config",
+    "Drift": "study.drift",
     "FrostlineError": "errors",
     "Interrupted": "errors",
     "Model": "inference.model",
     "Run": "run",
+    "compare": "study.compare",
+    "drift_between": "study.drift",
     "load": "inference.model",
     "resume": "run",
     "train": "run",
+    "trainability": "dry_run",
 }
 
 

@@ -134,6 +134,17 @@ class Config(Settings):
         return self.model_copy(update={"data": data, "model": model, "tasks": tasks})
 
 
+def as_config(config: Config | str | Path | Mapping[str, Any]) -> Config:
+    """The config of a file or of nested dicts; one that is a `Config` already is returned."""
+    if isinstance(config, str | Path):
+        return Config.load(config)
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived.")
+    return Config.build(config)
+
+
 def _absolute(path: Path, folder: Path) -> Path:
     beside = folder / path
     return (beside if not path.exists() and beside.exists() else path).absolute()

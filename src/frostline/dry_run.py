@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.config import Config
+from frostline.config import Config, as_config
 from frostline.plan.phase import Phase
 from frostline.plan.picture import Trainability, build_trainability, draw_trainability, save_figure
-from frostline.prepare import prepare
-from frostline.training.estimate import estimate_seconds
+from frostline.prepare import Prepared, prepare
+from frostline.training.estimate import Estimator
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,33 @@ class DryRun:
         }
 
 
+def trainability(config: Config | str | Path | Mapping[str, Any]) -> Any:
+    """A picture of what a plan lets learn, at which rate; nothing is trained.
+
+    Args:
+        config: as `train` takes it.
+
+    Returns:
+        A matplotlib figure, which a notebook shows by itself; `figure.savefig("plan.png")` writes it.
+
+    Raises:
+        FrostlineError: anything that `train` would refuse.
+    """
+    prepared = prepare(as_config(config).located(Path.cwd()).with_({"train.activations": "never"}))
+    return draw_trainability(build_trainability(prepared.model, prepared.phases))
+
+
+def build_estimator(prepared: Prepared) -> Estimator:
+    """Estimates the seconds of phases for what is prepared."""
+    return Estimator(
+        prepared.model,
+        prepared.splits,
+        prepared.config.train,
+        precision=prepared.precision,
+        device=prepared.device,
+    )
+
+
 def dry_run(config: Config, *, picture: Path) -> DryRun:
     """Checks a run without training, and draws its plan.
 
@@ -69,17 +97,8 @@ def dry_run(config: Config, *, picture: Path) -> DryRun:
         FrostlineError: anything that `train` would refuse.
     """
     prepared = prepare(config)
-    seconds = tuple(
-        estimate_seconds(
-            prepared.model,
-            prepared.splits,
-            phase,
-            prepared.config.train,
-            precision=prepared.precision,
-            device=prepared.device,
-        )
-        for phase in prepared.phases
-    )
+    estimator = build_estimator(prepared)
+    seconds = tuple(estimator.seconds(phase) for phase in prepared.phases)
     table = build_trainability(prepared.model, prepared.phases)
     save_figure(draw_trainability(table), picture)
     return DryRun(

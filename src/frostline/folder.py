@@ -1,6 +1,7 @@
 """The folder of one run: who owns it, what is in it, and when it may be used.
 
-config.toml  events.jsonl  checkpoints/  trainability.png  curves.png  report.json  model/  data/  alone/
+config.toml  events.jsonl  checkpoints/  trainability.png  curves.png  report.json  answers.safetensors
+model/  data/  alone/
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _RESULTS = (
     "trainability.png",
     "curves.png",
     "report.json",
+    "answers.safetensors",
     "model",
     "alone",
 )

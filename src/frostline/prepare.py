@@ -5,8 +5,6 @@ Trains nothing and writes nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +13,9 @@ import torch
 
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
-from frostline.data.dataset import Tables, load_tables
+from frostline.data.dataset import Tables, load_tables, text_columns
 from frostline.data.labels import Task, check_learnable, encode_labels, is_labelled
+from frostline.data.table import read_table
 from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_over
@@ -25,14 +24,10 @@ from frostline.model.domains import find_backbone
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
-from frostline.plan.freeze import tensor_hash
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
 from frostline.training.gate import Decision, decide_all
 from frostline.training.settings import TrainSettings
-
-# Training settings that change no step of a run.
-_NO_MATTER = {"save_seconds", "keep_last", "device", "each_task_alone", "activations", "profile"}
 
 
 @dataclass(frozen=True)
@@ -82,19 +77,11 @@ def prepare(config: Config) -> Prepared:
     forked = [name for name in config.tasks if model.fork_of(name) is not None]
     model.to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
-    labelled, scored = (_labelled(splits[name]) for name in ("train", "validation"))
+    scored = _labelled(splits["validation"])
     if not scored:
         columns = listing(task.column for task in tables.tasks)
         raise DataError(f"data.validation: no row has a label of any task. Columns looked for: {columns}.")
-    check_plan(
-        phases,
-        tasks=config.tasks,
-        num_layers=backbone.num_layers,
-        labelled=labelled,
-        scored=scored,
-        taken=heads,
-        forked=forked,
-    )
+    _check_phases(phases, config, model, splits)
     for task in tables.tasks:
         if task.name in heads and any(task.name in phase.learning_heads(config.tasks) for phase in phases):
             check_learnable(task, tables.splits["train"])
@@ -116,6 +103,46 @@ def prepare(config: Config) -> Prepared:
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
     return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
+
+
+def phases_of(prepared: Prepared, plan: PlanSettings) -> tuple[Phase, ...]:
+    """The phases of another plan for what is prepared.
+
+    Raises:
+        ConfigError: it does not fit the tasks, the labels or the backbone.
+    """
+    config = prepared.config
+    frozen = [name for name, task in config.tasks.items() if task.frozen]
+    phases = resolve_phases(plan, tasks=config.tasks, frozen=frozen)
+    _check_phases(phases, config, prepared.model, prepared.splits)
+    return phases
+
+
+def texts_of(prepared: Prepared, split: str) -> list[str]:
+    """The texts of a split, read once more: a prepared run holds tokens alone."""
+    config = prepared.config
+    sources = getattr(config.data, split)
+    if sources is not None and split != "train":
+        table = read_table(sources, text_columns(config.data)[:1], split=split)
+    else:
+        given = {name: prepared.model.tasks[name] for name, task in config.tasks.items() if task.head_from}
+        tables = load_tables(config.data, config.tasks, seed=config.train.seed, given=given)
+        table = tables.splits[split]
+    return [str(text) for text in table.columns[config.data.text].to_pylist()]
+
+
+def _check_phases(
+    phases: Sequence[Phase], config: Config, model: MultitaskModel, splits: Mapping[str, Split]
+) -> None:
+    check_plan(
+        phases,
+        tasks=config.tasks,
+        num_layers=model.backbone.num_layers,
+        labelled=_labelled(splits["train"]),
+        scored=_labelled(splits["validation"]),
+        taken=[name for name, task in config.tasks.items() if task.head_from],
+        forked=[name for name in config.tasks if model.fork_of(name) is not None],
+    )
 
 
 def prepare_alone(prepared: Prepared, task: str) -> Prepared:
@@ -252,29 +279,3 @@ def _resolved(config: Config, phases: tuple[Phase, ...], tables: Tables, train: 
         for task in tables.tasks
     }
     return config.model_copy(update={"plan": PlanSettings(phases=phases), "tasks": tasks, "train": train})
-
-
-def fingerprint(prepared: Prepared) -> dict[str, str]:
-    """Hashes of what must be the same for a run to go on exactly, by what a message calls it."""
-    data = hashlib.sha256()
-    for name, split in prepared.splits.items():
-        data.update(name.encode() + split.tokens.ids_T.tobytes() + split.tokens.offset_N1.tobytes())
-        for task, labels in split.labels.items():
-            data.update(task.encode() + labels.tobytes())
-    weights = hashlib.sha256()
-    for name, parameter in prepared.model.named_parameters():
-        weights.update(f"{name} {tensor_hash(parameter)} ".encode())
-    settings = prepared.config.train.model_dump(mode="json", exclude=_NO_MATTER)
-    settings["max_bytes"] = prepared.config.train.activations.max_bytes
-    tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
-    parts = {
-        "data": data.hexdigest(),
-        "pretrained weights": weights.hexdigest(),
-        "device": prepared.device.type,
-        "plan": json.dumps([phase.model_dump(mode="json") for phase in prepared.phases]),
-        "tasks": json.dumps(tasks),
-        "model": prepared.config.model.model_dump_json(),
-        "training settings": json.dumps(settings),
-        "number of threads": str(torch.get_num_threads()),
-    }
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}

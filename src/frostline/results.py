@@ -6,6 +6,7 @@ import copy
 import platform
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from frostline.model.device import Precision
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.picture import build_trainability, draw_trainability, save_figure
+from frostline.training.answers import ANSWERS, save_answers
 from frostline.training.calibration import calibrate, calibration_report
 from frostline.training.evaluate import mean_score, score_task, score_tasks
 from frostline.training.intervals import add_intervals, difference_interval
@@ -53,13 +55,20 @@ class Verdict:
         validation: `{"score": …, "tasks": {name: scores}}`, with intervals.
         test: the same; None without a test split.
         calibration: by task, what was fitted on validation (see `calibration_report`).
-        logits: of the test split, or of validation without one.
+        answers: by split, the logits (N, C) of every task.
+        seconds_per_text: of the forward pass that gave them.
     """
 
     validation: dict[str, Any]
     test: dict[str, Any] | None
     calibration: dict[str, dict[str, Any]]
-    logits: dict[str, np.ndarray[Any, Any]]
+    answers: dict[str, dict[str, np.ndarray[Any, Any]]]
+    seconds_per_text: float
+
+    @property
+    def logits(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Those of the split by which the model is judged."""
+        return self.answers[self.split]
 
     @property
     def split(self) -> str:
@@ -80,7 +89,9 @@ def assess(trained: Trained) -> Verdict:
         device=trained.device,
     )
     held = trained.splits["validation"]
+    started = time.perf_counter()
     logits = loaded.logits_of_tokens(held.tokens)
+    seconds = (time.perf_counter() - started) / len(held)
     calibration = {}
     for name, task in tuple(loaded.tasks.items()):
         learned = any(name in phase.learning_heads(loaded.tasks) for phase in trained.phases)
@@ -92,11 +103,13 @@ def assess(trained: Trained) -> Verdict:
             for model in (trained.model, loaded.network):
                 model.set_task(fitted)
     validation = _scored(loaded, logits, held)
-    test = None
+    answers, test = {"validation": logits}, None
     if "test" in trained.splits:
-        logits = loaded.logits_of_tokens(trained.splits["test"].tokens)
-        test = _scored(loaded, logits, trained.splits["test"])
-    return Verdict(validation, test, calibration, logits)
+        started = time.perf_counter()
+        answers["test"] = loaded.logits_of_tokens(trained.splits["test"].tokens)
+        seconds = (time.perf_counter() - started) / len(trained.splits["test"])
+        test = _scored(loaded, answers["test"], trained.splits["test"])
+    return Verdict(validation, test, calibration, answers, seconds)
 
 
 def _scored(model: Model, logits: dict[str, np.ndarray[Any, Any]], split: Split) -> dict[str, Any]:
@@ -156,6 +169,7 @@ def build_report(
         "leak": next((phase["leak"] for phase in reversed(phases) if phase["leak"]), {}),
         "phases": phases,
         "seconds": round(seconds, 2),
+        "prediction_seconds_per_1000_texts": round(verdict.seconds_per_text * 1000, 3),
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
         "rows": {name: len(split) for name, split in trained.splits.items()},
@@ -169,13 +183,14 @@ def build_report(
 
 
 def write_results(trained: Trained, verdict: Verdict, folder: Path, report: dict[str, Any]) -> None:
-    """Writes `model/`, `trainability.png` and `curves.png`, each whole; `report.json` is written last, by the
-    caller.
+    """Writes `model/`, `answers.safetensors` and the pictures, each whole; `report.json` is written last, by
+    the caller.
     """
     model = trained.model
     about = _describe(trained, scores=report[verdict.split])
     card = build_card(tuple(model.tasks.values()), about, split=verdict.split)
     save_bundle(model, folder / "model", about=about, card=card)
+    save_answers(folder / ANSWERS, verdict.answers, trained.splits)
     reached = [phase["frozen_depths"] for phase in report["phases"]]
     trainability = build_trainability(model, trained.phases, reached=reached)
     save_figure(draw_trainability(trainability), folder / "trainability.png")

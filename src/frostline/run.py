@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from frostline.atomic import write_json, write_text
-from frostline.config import Config
+from frostline.config import Config, as_config
 from frostline.data.labels import is_labelled
-from frostline.errors import ConfigError, Interrupted, RunError, TrainingError
+from frostline.errors import Interrupted, RunError, TrainingError
+from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.plan.picture import build_trainability
-from frostline.prepare import Prepared, fingerprint, prepare, prepare_alone
+from frostline.prepare import Prepared, prepare, prepare_alone
 from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
 from frostline.start import with_bundle
 from frostline.training.activations import Activations
@@ -81,7 +82,7 @@ def train(
     with joined() as ranks:
         if not ranks.is_first:
             return _follow(folder, started, ranks)
-        config = _as_config(config)
+        config = as_config(config)
         if start_from is not None:
             config = with_bundle(config, start_from)
         config = config.located(Path.cwd())
@@ -94,16 +95,6 @@ def train(
             write_text(folder / "config.toml", resolved.to_toml())
             ranks.tell(resolved.to_toml())
             return _carry_out(prepared, folder, started, show, ranks)
-
-
-def _as_config(config: Config | str | Path | Mapping[str, Any]) -> Config:
-    if isinstance(config, str | Path):
-        return Config.load(config)
-    if isinstance(config, Config):
-        return config
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"config: a file, a Config or a dict is needed, {type(config).__name__} arrived.")
-    return Config.build(config)
 
 
 def resume(folder: str | Path, *, show: Show | None = None) -> Run:

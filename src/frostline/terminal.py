@@ -21,9 +21,13 @@ from frostline.plan.picture import Trainability, share
 from frostline.training.leak import leak_sentence
 
 
+_WIDTH = 160  # of tables, where there is no terminal that has one
+
+
 def build_console() -> Console:
     """Output for people; plain and unwrapped where it is no terminal."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    is_terminal = sys.stdout.isatty()
+    return Console(soft_wrap=not is_terminal, width=None if is_terminal else _WIDTH, highlight=False)
 
 
 def plan_table(table: Trainability) -> Table:
@@ -88,6 +92,40 @@ def show_model(network: MultitaskModel, about: BundleFile) -> None:
         score = about.scores.get("tasks", {}).get(name, {}).get(task.main_score)
         said = f" ({task.main_score} {score:.3f})" if score is not None else ""
         print(f"task       {name}: {task.kind} {', '.join(task.labels)}{said}")
+
+
+def show_comparison(console: Console, content: Mapping[str, Any], *, folder: Path) -> None:
+    """The scenarios side by side, the recommendation, and where the report lies."""
+    tasks, yardstick = list(content["tasks"]), content["yardstick"]
+    shown = Table(
+        "plan",
+        *(escape(name) for name in tasks),
+        "mean",
+        escape(f"against {yardstick} (95 %)"),
+        "time",
+        "MiB",
+        "cosine",
+        box=None,
+        header_style="bold",
+    )
+    for one in content["scenarios"]:
+        low, high = one["change_interval"]
+        against = f"{one['change']:+.3f} ({low:+.3f} … {high:+.3f})" if one["name"] != yardstick else "—"
+        shown.add_row(
+            escape(one["name"]),
+            *(f"{one['tasks'][task]['score']:.3f}" if task in one["tasks"] else "" for task in tasks),
+            f"{one['score']:.3f}",
+            against,
+            f"{one['seconds']:.0f} s",
+            f"{one['peak_memory_bytes'] / 2**20:,.0f}",
+            f"{one['drift']['cosine']:.3f}",
+        )
+    console.print(shown)
+    found = content["recommendation"]
+    console.print(f"[bold]take {escape(found['scenario'])}[/bold]: {escape(found['reason'])}")
+    console.print(escape(found["keeping_embeddings"]))
+    console.print(f"[dim]{escape(found['uncertainty'])}[/dim]")
+    console.print(f"report: {escape(str(folder))}/report.html, compare.json, trainability.png")
 
 
 def show_file_report(report: FileReport, *, output: Path, precision: Precision) -> None:
@@ -172,6 +210,12 @@ class Watcher:
             f"  [yellow]guard:[/yellow] the frozen {escape(event['task'])} head has lost {event['lost']:.3f} "
             f"({event['action']})"
         )
+
+    def _on_scenario(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        what = f"{escape(event['name'])}, seed {event['seed']} ({event['number']} of {event['total']})"
+        about = "done already" if event["is_done"] else f"about {event['seconds_left'] / 60:.0f} min left"
+        self.console.print(f"[bold]{what}[/bold] {about}")
 
     def _on_alone(self, event: Mapping[str, Any]) -> None:
         self.close()

@@ -66,6 +66,8 @@ class DataSettings(Settings):
     """Share to hold out when validation is left out."""
     max_train_samples: int | None = Field(default=None, ge=1)
     """Most training rows, drawn at random by the seed; left out: all. For a quick trial of a plan."""
+    split_seed: int | None = Field(default=None, ge=0)
+    """Decides what is held out and drawn; left out: `train.seed` does. For seeds compared on equal rows."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ def load_tables(
     Args:
         settings: where the data is.
         tasks: their columns.
-        seed: of samples and hold-outs.
+        seed: of samples and hold-outs, where the settings have none.
         given: by task, what a head from elsewhere answers; its column may be absent.
 
     Raises:
         DataError: anything unusable in a file; the message names file and row, or column.
     """
     check_columns(settings, tasks)
+    seed = seed if settings.split_seed is None else settings.split_seed
     given = given or {}
     columns = text_columns(settings)
     for name, one in tasks.items():

@@ -191,6 +191,17 @@ def _checked_blocks(source: Path, column: str, added: list[str]) -> Iterator[Blo
         yield block
 
 
+def text_blocks(source: Path, column: str) -> Iterator[list[str | None]]:
+    """The texts of a file, block by block; None where a row has none.
+
+    Raises:
+        DataError: a file that cannot be read, no such column, or a cell that is no text.
+    """
+    report = FileReport(0, [], 0)
+    for block in _checked_blocks(source, column, []):
+        yield _texts(source, block, column, report)
+
+
 def _texts(source: Path, block: Block, column: str, report: FileReport) -> list[str | None]:
     texts: list[str | None] = []
     for row, line in zip(block.rows, block.lines, strict=True):

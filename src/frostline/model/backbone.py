@@ -130,6 +130,10 @@ class Backbone(nn.Module):
         """What stages `start` … `stop` − 1 make of what the stages below returned (see `prefix`)."""
         if stop == self.num_stages:
             return self.suffix(states, mask_BL, depth=start)
+        return self.hidden(states, mask_BL, start=start, stop=stop)
+
+    def hidden(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
+        """Hidden states (B, L, D) after stage `stop` − 1, also after the top one, before pooling."""
         return self._run(self._view(start, stop), states, mask_BL)
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
@@ -140,7 +144,10 @@ class Backbone(nn.Module):
         """
         if depth == self.num_stages:
             return states
-        hidden_BLD = self._run(self._view(depth, self.num_stages), states, mask_BL)
+        return self.pool(self.hidden(states, mask_BL, start=depth, stop=self.num_stages), mask_BL)
+
+    def pool(self, hidden_BLD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, D) float32 from the hidden states of the top stage."""
         features = {"token_embeddings": hidden_BLD.float(), "attention_mask": mask_BL}
         for module in self.tail:
             features = module(features)

@@ -5,7 +5,8 @@ Numbers come from the model's size and the plan alone; nothing is trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,45 +95,77 @@ def _stage_rate(phase: Phase, depth: int, stage: int, num_layers: int) -> float 
 
 def draw_trainability(table: Trainability) -> Any:
     """A matplotlib figure: colour is the rate (log), hatching is frozen, the rate is written in each cell."""
+    return draw_trainabilities({"What learns, and at which rate (hatched: frozen)": table})
+
+
+def draw_trainabilities(tables: Mapping[str, Trainability]) -> Any:
+    """The tables of several plans side by side, colours alike; parameters are at the right of the last one.
+
+    Args:
+        tables: by title; of the same rows.
+    """
     from matplotlib.colors import LogNorm
+
+    widths = [1.7 * len(table.columns) for table in tables.values()]
+    height = 1.3 + 0.36 * max(len(table.rows) for table in tables.values())
+    figure = _build_figure(3.6 + sum(widths) + 0.4 * (len(tables) - 1), height)
+    # The last is as much wider as the parameters at its right need.
+    many = figure.subplots(1, len(tables), width_ratios=[*widths[:-1], widths[-1] + 2.1], squeeze=False)[0]
+    rates = [rate for table in tables.values() for row in table.rates for rate in row if rate]
+    norm = LogNorm(min(rates, default=1e-6) / 3, max(rates, default=1e-2) * 1.5)
+    for number, (axes, (title, table)) in enumerate(zip(many, tables.items(), strict=True)):
+        _draw_cells(axes, table, norm)
+        axes.set_title(title, fontsize=10)
+        if number:
+            axes.set_yticklabels([])
+        is_last = number == len(tables) - 1
+        axes.set_xlim(0, len(table.columns) + (1.25 if is_last else 0))
+        if is_last:
+            _write_parameters(axes, table)
+    return figure
+
+
+def _build_figure(width: float, height: float) -> Any:
+    """An empty figure that a notebook shows by itself, whatever backend it has chosen."""
     from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            stream = io.BytesIO()
+            self.savefig(stream, format="png", dpi=110)
+            return stream.getvalue()
+
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def _draw_cells(axes: Any, table: Trainability, norm: Any) -> None:
+    """A cell for each stage and phase."""
     from matplotlib.patches import Rectangle
 
-    num_rows, num_columns = len(table.rows), len(table.columns)
-    figure = Figure(figsize=(3.6 + 1.7 * num_columns, 1.3 + 0.36 * num_rows), layout="constrained")
-    axes = figure.add_subplot()
-    rates = [rate for row in table.rates for rate in row if rate]
-    norm = LogNorm(min(rates, default=1e-6) / 3, max(rates, default=1e-2) * 1.5)
-    colours = _colours()
+    colours, num_columns = _colours(), len(table.columns)
     for y, row in enumerate(table.rates):
         for x, rate in enumerate(row):
             colour = "#eef2f6" if rate is None else colours(norm(rate)) if rate else "#8fc9a3"
-            hatch = "////" if rate is None else None
-            axes.add_patch(
-                Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="#b8c4d0", hatch=hatch, linewidth=0.8)
-            )
+            cell = Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="#b8c4d0", linewidth=0.8)
+            cell.set_hatch("////" if rate is None else "")
+            axes.add_patch(cell)
             if rate is not None:
-                axes.text(
-                    x + 0.5,
-                    y + 0.5,
-                    f"{rate:.1e}" if rate else "solved",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                )
+                said = f"{rate:.1e}" if rate else "solved"
+                axes.text(x + 0.5, y + 0.5, said, ha="center", va="center", fontsize=8)
     total = sum(table.num_parameters)
-    for y, count in enumerate(table.num_parameters):
-        axes.text(num_columns + 0.08, y + 0.5, f"{count:,}  ({share(count, total)})", va="center", fontsize=8)
-    axes.set_xlim(0, num_columns + 1.25)
-    axes.set_ylim(num_rows, 0)
-    axes.set_yticks([y + 0.5 for y in range(num_rows)], table.rows, fontsize=9)
+    axes.set_ylim(len(table.rows), 0)
+    axes.set_yticks([y + 0.5 for y in range(len(table.rows))], table.rows, fontsize=9)
     ticks = [f"{name}\n{share(table.num_trained(x), total)} learns" for x, name in enumerate(table.columns)]
     axes.set_xticks([x + 0.5 for x in range(num_columns)], ticks, fontsize=9)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    axes.set_title("What learns, and at which rate (hatched: frozen)", fontsize=10)
-    return figure
+
+
+def _write_parameters(axes: Any, table: Trainability) -> None:
+    total, right = sum(table.num_parameters), len(table.columns) + 0.08
+    for y, count in enumerate(table.num_parameters):
+        axes.text(right, y + 0.5, f"{count:,}  ({share(count, total)})", va="center", fontsize=8)
 
 
 def _colours() -> Any:

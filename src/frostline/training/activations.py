@@ -98,6 +98,11 @@ class Activations:
         digest.update(f"{about} {self._distinct(split).digest}".encode())
         return digest.hexdigest()
 
+    def is_stored(self, split: Split, depth: int) -> bool:
+        """Whether an earlier run left the outputs of a depth for every text, under the weights of now."""
+        name = f"{self.key(split, depth)}-{len(self._distinct(split).row_U)}-0"
+        return self.folder is not None and (self.folder / name).is_dir()
+
     def _weights_below(self, depth: int) -> bytes:
         """A digest of the frozen stages' weights, taken once for all splits."""
         if depth not in self._weights:

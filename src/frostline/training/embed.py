@@ -38,6 +38,35 @@ def embed(
     yield from map_batches(forward, batches, device=device)
 
 
+def stage_means(
+    backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What every stage makes of a text, in one pass: (N, L + 2, D), stages 0 … L averaged over the text's
+    tokens, and last the embedding; where that has another width, it is left out: (N, L + 1, D).
+    """
+    backbone.eval()
+    num_stages, width = backbone.num_stages, backbone.hidden_width
+    has_embedding = backbone.width == width
+    means_NSD = np.empty((len(tokens), num_stages + has_embedding, width), dtype=np.float32)
+
+    def forward(rows: IntN) -> torch.Tensor:
+        batch = pad(tokens, rows, pad_id=backbone.pad_id).to(device)
+        mask_BL1 = batch.mask_BL[..., None].float()
+        states, found = batch.ids_BL, []
+        with torch.no_grad(), precision.autocast(device):
+            for stage in range(num_stages):
+                states = backbone.hidden(states, batch.mask_BL, start=stage, stop=stage + 1)
+                found.append((states.float() * mask_BL1).sum(1) / mask_BL1.sum(1))
+            if has_embedding:
+                found.append(backbone.pool(states, batch.mask_BL))
+        return torch.stack(found, dim=1)
+
+    batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
+    for rows, values in map_batches(forward, batches, device=device):
+        means_NSD[rows] = values.cpu().numpy()
+    return means_NSD
+
+
 def embedding_matrix(
     backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
 ) -> np.ndarray[Any, np.dtype[np.float32]]:

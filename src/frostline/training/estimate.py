@@ -24,56 +24,72 @@ _HEAD_STEP_SECONDS = 0.0015
 _PROBE_SECONDS_PER_ROW = 0.0006
 
 
-def estimate_seconds(
-    model: MultitaskModel,
-    splits: dict[str, Split],
-    phase: Phase,
-    settings: TrainSettings,
-    *,
-    precision: Precision,
-    device: torch.device,
-) -> float:
-    """Estimated seconds of a phase with all its epochs: its steps, and the passes over validation or into the
-    store.
+class Estimator:
+    """Seconds of phases on this machine; what was timed once is not timed again.
 
     Heads on stored embeddings are taken at 1.5 ms a step and 0.6 ms a solved row and head, which is small
-    beside the forward pass that is timed. A phase that thaws is taken to spend the same time at every depth.
+    beside the forward pass that is timed.
     """
-    train, held = splits["train"], splits["validation"]
-    trial = copy.deepcopy(model)
-    forward = _forward_seconds(trial, train, precision, device)
-    steps = epoch_steps(train, settings, epoch=0, heads=phase.taught_heads(trial.tasks))
-    activations = Activations(trial.backbone, precision=precision, device=device)
-    depths = phase.depths(trial.backbone.num_layers)
-    seconds = 0.0
-    for depth in depths:
-        freeze_to(trial, phase, depth=depth)
-        share = phase.epochs / len(depths)
-        if phase.solver == "probe":
-            seconds += _PROBE_SECONDS_PER_ROW * len(train) * len(phase.learning_heads(trial.tasks))
-        elif depth == trial.backbone.num_stages:
-            seconds += _HEAD_STEP_SECONDS * len(steps) * share
-        else:
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        splits: dict[str, Split],
+        settings: TrainSettings,
+        *,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self._trial = copy.deepcopy(model)
+        self._train, self._held, self._settings = splits["train"], splits["validation"], settings
+        self._precision, self._device = precision, device
+        self._activations = Activations(self._trial.backbone, precision=precision, device=device)
+        self._forward: float | None = None
+        self._step: dict[int, float] = {}
+
+    def seconds(self, phase: Phase) -> float:
+        """Estimated seconds of a phase with all its epochs: its steps, and the passes over validation or into
+        the store.
+
+        A phase that thaws is taken to spend the same time at every depth.
+        """
+        trial, num_stages = self._trial, self._trial.backbone.num_stages
+        heads = phase.taught_heads(trial.tasks)
+        steps = epoch_steps(self._train, self._settings, epoch=0, heads=heads)
+        depths = phase.depths(trial.backbone.num_layers)
+        seconds = 0.0
+        for depth in depths:
+            share = phase.epochs / len(depths)
+            if phase.solver == "probe":
+                seconds += _PROBE_SECONDS_PER_ROW * len(self._train) * len(phase.learning_heads(trial.tasks))
+            elif depth == num_stages:
+                seconds += _HEAD_STEP_SECONDS * len(steps) * share
+            else:
+                step = self._step_seconds(phase, depth, steps)
+                evaluation = self._forward_seconds() * len(self._held) * phase.evaluations_per_epoch
+                seconds += share * (step * sum(len(rows) for parts in steps for rows in parts) + evaluation)
+        if depths[0] == num_stages:
+            seconds += self._forward_seconds() * (len(self._train) + len(self._held))
+        return seconds
+
+    def _forward_seconds(self) -> float:
+        """Seconds a text of a pass without gradient, from a random sample."""
+        if self._forward is None:
+            sample = np.random.default_rng(0).permutation(len(self._train))[:_SAMPLE]
+            tokens, start = self._train.tokens.take(sample), _now(self._device)
+            for _ in embed(self._trial.backbone, tokens, precision=self._precision, device=self._device):
+                pass
+            self._forward = (_now(self._device) - start) / len(sample)
+        return self._forward
+
+    def _step_seconds(self, phase: Phase, depth: int, steps: list[list[IntN]]) -> float:
+        """Seconds a text of forward and backward at a depth."""
+        if depth not in self._step:
+            freeze_to(self._trial, phase, depth=depth)
+            self._activations.settle(depth)
             batches = [rows for step in steps[:_STEPS] for rows in step]
-            step = _step_seconds(trial, train, activations, batches)
-            evaluation = forward * len(held) * phase.evaluations_per_epoch
-            taught = sum(len(rows) for parts in steps for rows in parts)
-            seconds += share * (step * taught + evaluation)
-    if depths[0] == trial.backbone.num_stages:
-        seconds += forward * (len(train) + len(held))
-    return seconds
-
-
-def _forward_seconds(
-    model: MultitaskModel, split: Split, precision: Precision, device: torch.device
-) -> float:
-    """Seconds a text of a pass without gradient, from a random sample."""
-    generator = np.random.default_rng(0)
-    sample = generator.permutation(len(split))[:_SAMPLE]
-    start = _now(device)
-    for _ in embed(model.backbone, split.tokens.take(sample), precision=precision, device=device):
-        pass
-    return (_now(device) - start) / len(sample)
+            self._step[depth] = _timed_steps(self._trial, self._train, self._activations, batches)
+        return self._step[depth]
 
 
 def _now(device: torch.device) -> float:
@@ -83,9 +99,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _step_seconds(
-    model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN]
-) -> float:
+def _timed_steps(model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN]) -> float:
     """Seconds a text of forward and backward, from a few batches of which the first only warms up."""
     start, texts = _now(activations.device), 0
     for number, rows in enumerate(batches):

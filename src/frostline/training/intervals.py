@@ -16,7 +16,7 @@ import numpy as np
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import decisions, probabilities
 
-_NUM_DRAWS = 1000
+NUM_DRAWS = 1000
 _MOST_CELLS = 4_000_000
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,12 +33,12 @@ def score_intervals(
         seed: of the draws.
     """
     known = is_labelled(labels)
-    columns = np.column_stack([_flat(labels[known]), _answers(task, logits_NC[known])])
+    columns = np.column_stack([_flat(labels[known]), answer_matrix(task, logits_NC[known])])
     draws: dict[str, list[Matrix]] = {}
     for weights_RK, row_K in _draws(columns, seed):
-        for name, values_R in _scores(task, *_halves(columns[row_K]), weights_RK).items():
+        for name, values_R in scores_of_draws(task, *_halves(columns[row_K]), weights_RK).items():
             draws.setdefault(name, []).append(values_R)
-    return {name: _interval(np.concatenate(values)) for name, values in draws.items()}
+    return {name: percentiles(np.concatenate(values)) for name, values in draws.items()}
 
 
 def difference_interval(
@@ -54,17 +54,18 @@ def difference_interval(
     """
     known = is_labelled(labels)
     truth, task = _flat(labels[known]), before[0]
-    columns = np.column_stack([truth, *(_answers(one, logits[known]) for one, logits in (before, after))])
+    answers = (answer_matrix(one, logits[known]) for one, logits in (before, after))
+    columns = np.column_stack([truth, *answers])
     width = truth.shape[1]
     changes = []
     for weights_RK, row_K in _draws(columns, seed):
         rows = columns[row_K]
         first, second = (
-            _scores(task, rows[:, :width], part, weights_RK)[task.main_score]
+            scores_of_draws(task, rows[:, :width], part, weights_RK)[task.main_score]
             for part in (rows[:, width : 2 * width], rows[:, 2 * width :])
         )
         changes.append(second - first)
-    return _interval(np.concatenate(changes))
+    return percentiles(np.concatenate(changes))
 
 
 def add_intervals(
@@ -81,7 +82,8 @@ def add_intervals(
     }
 
 
-def _answers(task: Task, logits_NC: Matrix) -> Matrix:
+def answer_matrix(task: Task, logits_NC: Matrix) -> Matrix:
+    """A head's answers as `scores_of_draws` takes them: (N, 1), of a multilabel task (N, C)."""
     return _flat(decisions(task, probabilities(task, logits_NC)))
 
 
@@ -98,17 +100,24 @@ def _draws(columns: Matrix, seed: int) -> Iterator[tuple[Matrix, Matrix]]:
     """How often each different row was drawn (R, K), in blocks that fit the memory; and where it stands."""
     _, row_K, count_K = np.unique(columns, axis=0, return_index=True, return_counts=True)
     generator = np.random.default_rng(seed)
-    block = max(1, min(_NUM_DRAWS, _MOST_CELLS // len(row_K)))
-    for start in range(0, _NUM_DRAWS, block):
-        size = min(block, _NUM_DRAWS - start)
+    block = max(1, min(NUM_DRAWS, _MOST_CELLS // len(row_K)))
+    for start in range(0, NUM_DRAWS, block):
+        size = min(block, NUM_DRAWS - start)
         yield generator.multinomial(len(columns), count_K / count_K.sum(), size=size), row_K
 
 
-def _scores(task: Task, truth: Matrix, answer: Matrix, weights_RK: Matrix) -> dict[str, Matrix]:
-    """Every score of `score_task`, for each row of weights."""
+def scores_of_draws(task: Task, truth: Matrix, answer: Matrix, weights_RK: Matrix) -> dict[str, Matrix]:
+    """Every score of `score_task` but `ece`, for each row of weights.
+
+    Args:
+        task: of the head.
+        truth: labels (K, 1), of a multilabel task (K, C).
+        answer: of the head, alike.
+        weights_RK: how often each row was drawn; where no row was, the score is 0.
+    """
     if task.kind == "regression":
         return _regression_scores(truth[:, 0], answer[:, 0], weights_RK)
-    total_R = weights_RK.sum(axis=1)
+    total_R = np.maximum(weights_RK.sum(axis=1), 1)
     right_K = (truth == answer).all(axis=1)
     scores = {"accuracy": weights_RK @ right_K / total_R}
     if task.kind == "classification":
@@ -126,7 +135,7 @@ def _scores(task: Task, truth: Matrix, answer: Matrix, weights_RK: Matrix) -> di
 
 
 def _regression_scores(truth_K: Matrix, answer_K: Matrix, weights_RK: Matrix) -> dict[str, Matrix]:
-    total_R = weights_RK.sum(axis=1)
+    total_R = np.maximum(weights_RK.sum(axis=1), 1)
     error_K = answer_K - truth_K
     # From the first value on: large numbers lose no digits, and a constant side has no spread at all.
     truth_K, answer_K = truth_K - truth_K[:1], answer_K - answer_K[:1]
@@ -144,6 +153,7 @@ def _regression_scores(truth_K: Matrix, answer_K: Matrix, weights_RK: Matrix) ->
     }
 
 
-def _interval(values_R: Matrix) -> tuple[float, float]:
+def percentiles(values_R: Matrix) -> tuple[float, float]:
+    """The 95 % interval of draws."""
     low, high = np.quantile(values_R, (0.025, 0.975))
     return float(low), float(high)

@@ -1,0 +1,158 @@
+"""Plans side by side on the opinions data, many seeds, judged by validation: how recipes got their rates.
+
+python benchmarks/plans.py --rows 1000 --seeds 0 1 2
+python benchmarks/plans.py --plans full gradual --seeds 0 1 2 --test      all rows; the test split too
+python benchmarks/plans.py --group leak --rows 1000 --seeds 0 1 2         what happens to a frozen head
+python benchmarks/plans.py --topics FOLDER --rows 1000                    topic from files of its own
+
+Every finished run stays in --folder and is not repeated; one that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import frostline as fl
+from frostline.plan.recipes import recipes
+
+OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
+SOLVED = {"name": "heads", "solver": "probe"}
+DECAY = {"head_lr": 1e-3, "layer_decay": 0.9}
+
+
+def everything(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
+    """A phase in which every layer learns."""
+    return {"name": "all", "top_layers": "all", "backbone_lr": rate, "epochs": epochs, **DECAY, **more}
+
+
+def top_two(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
+    """A phase in which the top two layers learn."""
+    return {"name": "top", "top_layers": 2, "backbone_lr": rate, "epochs": epochs, **DECAY, **more}
+
+
+def protected(head: str, protect: str) -> list[dict[str, Any]]:
+    """One head is frozen once solved, everything else learns."""
+    return [SOLVED, everything(1e-4, 3, frozen_heads=[head], protect=protect)]
+
+
+FLAT = {"patience": 1, "min_delta": 0.002}
+PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "depth": {
+        "full 3 at 1e-4": [everything(1e-4, 3)],
+        "full 4 at 1e-4": [everything(1e-4, 4)],
+        "full 4 at 2e-4": [everything(2e-4, 4)],
+        "solved, all 3 at 1e-4": [SOLVED, everything(1e-4, 3)],
+        "solved, all 3 at 2e-4": [SOLVED, everything(2e-4, 3)],
+        "solved, all 4 at 2e-4": [SOLVED, everything(2e-4, 4)],
+        "full 8 at 1e-4": [everything(1e-4, 8)],
+        "solved, all 8 at 1e-4": [SOLVED, everything(1e-4, 8)],
+        "solved, all 8 at 2e-4": [SOLVED, everything(2e-4, 8)],
+        "solved, top 3, all 5 at 2e-4": [SOLVED, top_two(2e-4, 3), everything(2e-4, 5)],
+        "solved, top 1, all 3 at 1e-4": [SOLVED, top_two(1e-4, 1), everything(1e-4, 3)],
+        "solved, top 1, all 3 at 2e-4": [SOLVED, top_two(2e-4, 1), everything(2e-4, 3)],
+    },
+    "leak": {
+        f"{head}, {protect}": protected(head, protect)
+        for head in ("sentiment", "classification")
+        for protect in ("none", "distill", "fork")
+    },
+    "recipes": {
+        name: [phase.model_dump() for phase in recipe.phases]
+        for name, recipe in recipes().items()
+        if not recipe.needs_frozen_head
+    },
+}
+
+
+def _rows(path: Path, most: int | None) -> list[dict[str, Any]]:
+    """Rows of a file, `most` of them at equal distances."""
+    import gzip
+
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    if most is None or most >= len(rows):
+        return rows
+    return [rows[i * len(rows) // most] for i in range(most)]
+
+
+def build_config(options: argparse.Namespace, phases: list[dict[str, Any]], seed: int) -> fl.Config:
+    """The run of one plan and one seed."""
+    data: dict[str, Any] = {"text": "text", "train": str(OPINIONS / "train.jsonl")}
+    data["validation"] = _rows(OPINIONS / "validation.jsonl", options.validation_rows)
+    tasks: dict[str, Any] = {"sentiment": {}, "classification": {}}
+    if options.topics:
+        data["train"] = _rows(OPINIONS / "train.jsonl", options.rows)
+        topics = _rows(options.topics / "train.jsonl.gz", options.rows)
+        held = topics[::8]
+        data["train"] += [row for i, row in enumerate(topics) if i % 8]
+        data["validation"] += held
+        tasks = {"sentiment": {}, "topic": {}}
+    elif options.rows:
+        data["max_train_samples"] = options.rows
+    if options.test:
+        data["test"] = str(OPINIONS / "test.jsonl")
+    return fl.Config.build(
+        {"data": data, "tasks": tasks, "plan": {"phases": phases}, "train": {"seed": seed}}
+    )
+
+
+def run(options: argparse.Namespace, name: str, phases: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """The report of one run, from its folder where it is finished."""
+    place = options.folder / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+    if (place / "report.json").is_file():
+        return dict(json.loads((place / "report.json").read_text("utf-8")))
+    if (place / "config.toml").is_file():
+        return fl.resume(place).report
+    return fl.train(build_config(options, phases, seed), output=place).report
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _line(name: str, reports: list[dict[str, Any]], split: str) -> str:
+    tasks = sorted(reports[0][split]["tasks"])
+    cells = [_mean([report[split]["score"] for report in reports])]
+    for task in tasks:
+        cells.append(_mean([report[split]["tasks"][task]["macro_f1"] for report in reports]))
+    cells.append(f"{statistics.mean(report['seconds'] for report in reports):.0f}")
+    for head in reports[0]["leak"]:
+        cells.append(_mean([report["leak"][head]["change"] for report in reports]))
+    return f"| {name} | {split} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Prints a row a plan as soon as its seeds are done: mean ± standard deviation."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--group", default="depth", choices=list(PLANS))
+    parser.add_argument("--plans", nargs="+", help="names in the group; else all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", type=int, help="training rows, drawn by the seed; else all")
+    parser.add_argument("--validation-rows", type=int, default=1000)
+    parser.add_argument("--topics", type=Path, help="folder with train.jsonl.gz: text and topic")
+    parser.add_argument("--test", action="store_true", help="score the test split too")
+    parser.add_argument("--folder", type=Path, default=Path("runs/plans"))
+    options = parser.parse_args()
+    plans = PLANS[options.group]
+    unknown = set(options.plans or ()) - plans.keys()
+    if unknown:
+        sys.exit(f"no plan {', '.join(sorted(unknown))} in group {options.group}: {', '.join(plans)}")
+    print("plan | split | mean | tasks by name | seconds | change of the frozen head")
+    for name in options.plans or plans:
+        reports = [run(options, name, plans[name], seed) for seed in options.seeds]
+        for split in ("validation", "test"):
+            if reports[0][split]:
+                print(_line(name, reports, split), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The command line's application, and what its commands share.
+
+Heavy modules are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="frostline",
+    help="Fine-tune one text encoder for several tasks at once, under a plan of what is frozen when.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes round the help would load a Markdown parser: a third of its time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle, or a run's folder.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; as often as wanted.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the texts.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto | bf16 | fp32")]
+Debug = typer.Option("--debug", help="Show the traceback of an error.")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"frostline {version('frostline')}")
+        raise typer.Exit
+
+
+Version = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+
+
+@app.callback()
+def _settings(debug: Annotated[bool, Debug] = False, version: Annotated[bool, Version] = False) -> None:
+    if debug:
+        os.environ["FROSTLINE_DEBUG"] = "1"
+
+
+def load_config(config: Path, changes: list[str] | None) -> Any:
+    """The config of a file with the changes of the command line."""
+    from frostline.config import Config, parse_change
+
+    return Config.load(config, changes=dict(parse_change(change) for change in changes or []))
+
+
+def watched(call: Any, folder: Path, as_json: bool) -> None:
+    """Runs a training call with progress for people, or prints its report for machines."""
+    from frostline.errors import Interrupted
+    from frostline.terminal import Watcher, build_console
+
+    is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    watcher = None if as_json or not is_first else Watcher(build_console())
+    try:
+        run = call(watcher)
+    except Interrupted as stop:
+        print(
+            f"stopped after a step; the state is saved. Go on with: frostline resume {folder}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(128 + stop.signal) from None
+    finally:
+        if watcher:
+            watcher.close()
+    print_json(run.report) if as_json and is_first else None
+
+
+def print_json(value: Any) -> None:
+    """Prints what machines read."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,108 @@
+"""Commands on a finished model: evaluate, predict, embed, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled file.")],
+    text: TextColumn = None,
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model on a labelled file."""
+    from frostline.inference.predict import evaluate_file
+
+    scores = evaluate_file(_model(model, precision), data, text=text)
+    if as_json:
+        return print_json(scores)
+    from frostline.terminal import build_console, score_table
+
+    build_console().print(score_table(scores["tasks"], title=f"score {scores['score']:.3f}"))
+    return None
+
+
+@app.command()
+def predict(
+    model: ModelFolder,
+    data: Annotated[Path, typer.Argument(metavar="INPUT", help="A file with texts.")],
+    output: Output,
+    text: TextColumn = None,
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write the rows of a file with predictions added."""
+    from frostline.inference.predict import predict_file
+
+    _through(predict_file, model, data, output, text, precision, as_json)
+
+
+@app.command()
+def embed(
+    model: ModelFolder,
+    data: Annotated[Path, typer.Argument(metavar="INPUT", help="A file with texts.")],
+    output: Output,
+    text: TextColumn = None,
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write the embeddings of a file's texts, as .npy or beside the rows."""
+    from frostline.inference.predict import embed_file
+
+    _through(embed_file, model, data, output, text, precision, as_json)
+
+
+@app.command()
+def show(model: ModelFolder, as_json: Json = False) -> None:
+    """Say what a model is: backbone, tasks, labels, scores."""
+    from frostline.model.bundle import load_bundle
+    from frostline.terminal import show_model
+
+    network, about = load_bundle(model)
+    if as_json:
+        tasks = {
+            name: {"kind": task.kind, "labels": list(task.labels)} for name, task in network.tasks.items()
+        }
+        described = about.model_dump(mode="json", exclude={"hashes"})
+        size = {"layers": network.backbone.num_layers, "width": network.backbone.width}
+        return print_json(described | size | {"tasks": tasks})
+    return show_model(network, about)
+
+
+def _model(folder: Path, precision: str) -> Any:
+    from frostline.inference.model import load
+
+    return load(folder, precision=precision)  # type: ignore[arg-type]
+
+
+def _through(
+    call: Any, model: Path, data: Path, output: Path, text: str | None, precision: str, as_json: bool
+) -> None:
+    """Sends a file through a model."""
+    from frostline.terminal import Watcher, build_console, show_file_report
+
+    loaded = _model(model, precision)
+    watcher = Watcher(build_console())
+    try:
+        watch = None if as_json else lambda done: watcher.progress("rows", done, None)
+        report = call(loaded, data, output, text=text, watch=watch)
+    finally:
+        watcher.close()
+    if as_json:
+        return print_json(
+            {
+                "output": str(output),
+                "rows": report.num_rows,
+                "rows_without_text": report.num_empty,
+                "precision": loaded.precision.format,
+            }
+        )
+    return show_file_report(report, output=output, precision=loaded.precision)

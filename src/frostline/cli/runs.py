@@ -1,0 +1,106 @@
+"""Commands that make a run: init, recipes, plan, train, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frostline.cli.app import Changes, ConfigFile, Json, app, load_config, print_json, watched
+
+
+@app.command()
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data file, or a folder of train, validation, test.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("frostline.toml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a starter file from a look at the data."""
+    from frostline.atomic import write_text
+    from frostline.errors import ConfigError
+    from frostline.starter import build_starter
+
+    text = build_starter(data)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output}: exists. Give another --output, or --overwrite.")
+    write_text(output, text)
+    print_json({"config": str(output)}) if as_json else print(f"{text}\nwritten to {output}")
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the named plans: what learns, why, what it costs, when to use it."""
+    from frostline.plan.recipes import recipes as all_recipes
+
+    if as_json:
+        return print_json({name: recipe.model_dump(mode="json") for name, recipe in all_recipes().items()})
+    for name, recipe in all_recipes().items():
+        print(f"{name}\n  learns  {recipe.learns}\n  when    {recipe.when}")
+        print(f"  why     {recipe.why}\n  cost    {recipe.cost}\n")
+    return None
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    changes: Changes = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Write the picture to this PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Dry run: what will learn at which rate, and about how long it takes. Nothing is trained."""
+    from frostline.dry_run import dry_run
+    from frostline.terminal import build_console, show_dry_run
+
+    place = picture or config.with_suffix(".plan.png")
+    found = dry_run(load_config(config, changes), picture=place)
+    if as_json:
+        return print_json({**found.content(), "picture": str(place)})
+    return show_dry_run(build_console(), found, picture=place)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run's folder; else runs/NAME.")
+    ] = None,
+    changes: Changes = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Start from a finished model's heads too.")
+    ] = None,
+    alone: Annotated[
+        bool, typer.Option("--each-task-alone", help="Train each task by itself too, to compare.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time goes, part by part.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a plan; leaves a run's folder with the model, the report and the pictures."""
+    from frostline import run as runs
+
+    folder = output or Path("runs") / config.stem
+    flags = {"each_task_alone": alone, "profile": profile}
+    changes = [*(changes or []), *(f"train.{name}=true" for name, is_set in flags.items() if is_set)]
+    watched(
+        lambda show: runs.train(
+            load_config(config, changes), output=folder, start_from=bundle, overwrite=overwrite, show=show
+        ),
+        folder,
+        as_json,
+    )
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], as_json: Json = False
+) -> None:
+    """Go on with a run that was stopped or killed."""
+    from frostline import run as runs
+
+    watched(lambda show: runs.resume(run, show=show), run, as_json)

@@ -1,0 +1,79 @@
+"""Commands that ask which plan is right: compare, drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frostline.cli.app import Changes, ConfigFile, Json, Precision, TextColumn, app, load_config, print_json
+
+
+@app.command()
+def compare(
+    config: ConfigFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The study's folder.")],
+    scenarios: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            "-s",
+            metavar="NAME",
+            help="A recipe, one-head:TASK, own, or a TOML file with a plan; as often as wanted. Else all.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each scenario.")] = 1,
+    yardstick: Annotated[
+        str | None, typer.Option("--yardstick", help="What the others are compared with; else full.")
+    ] = None,
+    changes: Changes = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a study that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train several plans on the same rows and say which one to take; goes on where it was stopped."""
+    import sys
+
+    from frostline.errors import Interrupted
+    from frostline.study import compare as studies
+    from frostline.terminal import Watcher, build_console, show_comparison
+
+    console = build_console()
+    watcher = None if as_json else Watcher(console)
+    try:
+        found = studies.compare(
+            load_config(config, changes),
+            output=output,
+            scenarios=scenarios,
+            seeds=seeds,
+            yardstick=yardstick,
+            overwrite=overwrite,
+            show=watcher,
+        )
+    except Interrupted as stop:
+        print("stopped; the same command goes on where it was.", file=sys.stderr)
+        raise typer.Exit(128 + stop.signal) from None
+    finally:
+        if watcher:
+            watcher.close()
+    print_json(found.content) if as_json else show_comparison(console, found.content, folder=output)
+
+
+@app.command()
+def drift(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="general, a folder, or an earlier model.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="A bundle, or a run's folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A file with texts to look at.")],
+    text: TextColumn = None,
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say what training did to the embeddings: must a corpus be embedded again?"""
+    from frostline.study.drift import drift_of_file, drift_sentences
+
+    found = drift_of_file(before, after, data, text=text, precision=precision)  # type: ignore[arg-type]
+    if as_json:
+        return print_json(found.content())
+    for sentence in drift_sentences(found.content()):
+        print(sentence)
+    return None

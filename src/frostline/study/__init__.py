@@ -1,0 +1,1 @@
+"""Questions about plans: which one is right for this data, and what did it do to the embeddings."""

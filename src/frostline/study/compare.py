@@ -1,0 +1,167 @@
+"""Which plan is right for this data: every scenario on the same rows, cheapest first, then side by side.
+
+Each run is a run's folder of its own, made by a process of its own, and shares every stored activation with
+the others. A study that was stopped goes on with the runs that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from frostline.atomic import write_json, write_text
+from frostline.config import Config, as_config
+from frostline.dry_run import build_estimator
+from frostline.errors import ConfigError, RunError
+from frostline.folder import locked
+from frostline.prepare import Prepared, phases_of, prepare, texts_of
+from frostline.study.jobs import JobError, run_job
+from frostline.study.outcome import build_outcome
+from frostline.study.place import Place
+from frostline.study.report import build_report, draw_scenarios
+from frostline.study.scenarios import Scenario, build_scenarios
+from frostline.training.journal import Event
+
+Show = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study that has ended.
+
+    Attributes:
+        folder: with `report.html`, `compare.json` and every run.
+        content: of `compare.json`.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def recommendation(self) -> str:
+        """Name of the scenario to take."""
+        return str(self.content["recommendation"]["scenario"])
+
+
+def compare(
+    config: Config | str | Path | Mapping[str, Any],
+    *,
+    output: str | Path,
+    scenarios: Sequence[str] | None = None,
+    seeds: int = 1,
+    yardstick: str | None = None,
+    overwrite: bool = False,
+    show: Show | None = None,
+) -> Comparison:
+    """Trains several plans on the same rows and says which one to take.
+
+    Args:
+        config: as `train` takes it; its plan is not looked at, unless the scenario `own` is asked for.
+        output: the study's folder; one that was stopped goes on, also with more scenarios or seeds.
+        scenarios: recipes, `one-head:TASK`, `own`, TOML files with a plan; None: every plan from `features`
+            to `full`, with `one-head` for each head.
+        seeds: runs of each scenario, from `train.seed` upward; one that solves its heads alone has one run.
+        yardstick: scenario with which the others are compared; None: `full`, or else the dearest.
+        overwrite: replace a study that stands there.
+        show: called with every event as it happens.
+
+    Returns:
+        What came out; a scenario that failed is named there with its reason.
+
+    Raises:
+        FrostlineError: a mistake in the config, the data or a plan; or every scenario failed.
+        Interrupted: Ctrl-C; the same call goes on.
+    """
+    show = show or (lambda event: None)
+    if seeds < 1:
+        raise ConfigError(f"--seeds: 1 or more, {seeds} arrived.")
+    asked = as_config(config).located(Path.cwd())
+    place = Place(Path(output).absolute())
+    with locked(place.folder):
+        place.check_free(overwrite=overwrite)
+        prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
+        plans = _plans(asked, prepared, scenarios, show)
+        if yardstick and yardstick not in [plan.name for plan in plans]:
+            raise ConfigError(f"--yardstick {yardstick}: is none of the scenarios.")
+        base = place.open(asked, prepared, texts_of(prepared, "validation"))
+        jobs = [(plan, base.train.seed + i) for plan in plans for i in range(1 if plan.is_solved else seeds)]
+        for plan, seed in jobs:
+            place.write_run(base, plan, seed)
+        failures = _run_all(place, jobs, show)
+        done = [(p, [s for q, s in jobs if q is p and place.is_done(p, s)]) for p in plans]
+        finished = [(plan, found) for plan, found in done if found]
+        if not finished:
+            raise RunError("every scenario failed. " + " ".join(f"{k}: {v}" for k, v in failures.items()))
+        return _conclude(place, prepared, finished, failures, yardstick)
+
+
+def _plans(asked: Config, prepared: Prepared, names: Sequence[str] | None, show: Show) -> list[Scenario]:
+    """The scenarios with their phases and estimated seconds, cheapest first.
+
+    A default scenario that does not fit this backbone is left out, and that is said.
+    """
+    found, estimator = [], build_estimator(prepared)
+    for scenario in build_scenarios(names, own=asked.plan, tasks=asked.tasks):
+        try:
+            phases = phases_of(prepared, scenario.plan)
+        except ConfigError as error:
+            if names:
+                raise ConfigError(f"scenario {scenario.name}: {error}") from error
+            show({"event": "warning", "message": f"scenario {scenario.name} is left out: {error}"})
+            continue
+        seconds = sum(estimator.seconds(phase) for phase in phases)
+        found.append(replace(scenario, phases=phases, seconds=seconds))
+    return sorted(found, key=lambda scenario: scenario.seconds)
+
+
+def _run_all(place: Place, jobs: Sequence[tuple[Scenario, int]], show: Show) -> dict[str, str]:
+    """Carries out what is missing; gives the reasons of scenarios that failed."""
+    failures: dict[str, str] = {}
+    left = sum(plan.seconds for plan, seed in jobs if not place.is_done(plan, seed))
+    for number, (plan, seed) in enumerate(jobs):
+        about = {"name": plan.name, "seed": seed, "number": number + 1, "total": len(jobs)}
+        is_done = place.is_done(plan, seed)
+        show({"event": "scenario", **about, "is_done": is_done, "seconds_left": left})
+        if is_done:
+            continue
+        try:
+            run_job(place.paths(plan, seed), show=show)
+        except JobError as error:
+            failures[plan.name] = str(error)
+            show({"event": "warning", "message": f"{plan.name}, seed {seed} failed: {error}"})
+        left -= plan.seconds
+    return failures
+
+
+def _conclude(
+    place: Place,
+    prepared: Prepared,
+    finished: Sequence[tuple[Scenario, list[int]]],
+    failures: Mapping[str, str],
+    yardstick: str | None,
+) -> Comparison:
+    """Puts the finished runs side by side and writes `compare.json`, `report.html` and the picture."""
+    names = [plan.name for plan, _ in finished]
+    measured = yardstick if yardstick in names else "full" if "full" in names else names[-1]
+    split = "test" if prepared.config.data.test else "validation"
+    content = build_outcome(place, prepared, finished, yardstick=measured, split=split)
+    content["failures"] = dict(failures)
+    write_text(place.folder / "report.html", build_report(content, texts_of(prepared, split)))
+    draw_scenarios(content, place.folder / "trainability.png")
+    write_json(place.folder / "compare.json", content)
+    return Comparison(place.folder, content)
+
+
+def load_comparison(folder: str | Path) -> Comparison:
+    """A study that has ended, from its folder.
+
+    Raises:
+        RunError: none is there.
+    """
+    path = Path(folder) / "compare.json"
+    if not path.is_file():
+        raise RunError(f"{folder}: holds no compare.json, so no study has ended there.")
+    return Comparison(Path(folder), json.loads(path.read_text("utf-8")))

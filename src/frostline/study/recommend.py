@@ -1,0 +1,91 @@
+"""Which scenario to take, and how sure that is.
+
+Decided on validation scores; test only tells how it came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from frostline.study.significance import Draws
+from frostline.training.intervals import percentiles
+
+# A score that is lower by less than the first is as good; by less than the second, if that may be chance.
+_NOTHING = 0.002
+_LITTLE = 0.01
+
+
+def recommend(
+    scenarios: Sequence[Mapping[str, Any]], draws: Mapping[str, Draws], *, num_rows: int
+) -> dict[str, Any]:
+    """The cheapest scenario that is as good as the best one, with the reason and its uncertainty in words.
+
+    As good is: its validation score is lower by at most .002, or by at most .01 and the 95 % interval of the
+    difference (bootstrap over rows and seeds) has 0 in it.
+
+    Args:
+        scenarios: entries of `compare.json`, cheapest first.
+        draws: of their validation scores.
+        num_rows: validation rows.
+    """
+    best = max(scenarios, key=lambda one: one["validation"])
+    level = [one for one in scenarios if _is_as_good(one, best, draws)]
+    taken = min(level, key=lambda one: one["seconds"])
+    kept = [one for one in scenarios if one["drift"]["is_identical"]]
+    return {
+        "scenario": taken["name"],
+        "best": best["name"],
+        "reason": _reason(taken, best, draws),
+        "uncertainty": _uncertainty(taken, best, draws, num_rows=num_rows),
+        "keeping_embeddings": _keeping(taken, kept),
+    }
+
+
+def _is_as_good(one: Mapping[str, Any], best: Mapping[str, Any], draws: Mapping[str, Draws]) -> bool:
+    lost = best["validation"] - one["validation"]
+    low, _ = percentiles(draws[best["name"]].mean - draws[one["name"]].mean)
+    return bool(lost <= _NOTHING or (lost <= _LITTLE and low <= 0))
+
+
+def _reason(taken: Mapping[str, Any], best: Mapping[str, Any], draws: Mapping[str, Draws]) -> str:
+    if taken["name"] == best["name"]:
+        return (
+            f"{taken['name']} has the best validation score, {taken['validation']:.3f}, and nothing cheaper "
+            "is as good."
+        )
+    low, high = percentiles(draws[taken["name"]].mean - draws[best["name"]].mean)
+    times = best["seconds"] / max(taken["seconds"], 1e-9)
+    return (
+        f"{taken['name']} reaches {taken['validation']:.3f} on validation, the best one, {best['name']}, "
+        f"{best['validation']:.3f}: a difference of {taken['validation'] - best['validation']:+.3f} (95 % "
+        f"{low:+.3f} … {high:+.3f}) for {times:.1f} times the seconds."
+    )
+
+
+def _uncertainty(
+    taken: Mapping[str, Any], best: Mapping[str, Any], draws: Mapping[str, Draws], *, num_rows: int
+) -> str:
+    seeds = max(len(taken["seeds"]), len(best["seeds"]))
+    basis = f"Judged on {num_rows:,} validation rows and {seeds} seed{'s' if seeds > 1 else ''}"
+    caution = "" if seeds > 1 else "; how much another seed changes is not known (give more --seeds)"
+    others = [name for name in draws if name != taken["name"]]
+    if not others:
+        return f"{basis}{caution}. Nothing was compared."
+    rival = max(others, key=lambda name: float(draws[name].mean.mean()))
+    share = float((draws[taken["name"]].mean >= draws[rival].mean).mean())
+    return f"{basis}{caution}. In {share:.0%} of 1,000 redrawn validation sets it is no worse than {rival}."
+
+
+def _keeping(taken: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
+    """What it costs not to have to embed a corpus again."""
+    if taken["drift"]["is_identical"]:
+        return "It leaves every embedding as it was: nothing has to be embedded again."
+    verdict = str(taken["drift"]["verdict"])
+    if not kept:
+        return verdict
+    other = max(kept, key=lambda one: one["validation"])
+    return (
+        f"{verdict} {other['name']} leaves every embedding as it was and reaches "
+        f"{other['validation']:.3f} on validation ({other['validation'] - taken['validation']:+.3f})."
+    )
