@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from frostline.errors import FrostlineError, Interrupted
     from frostline.inference.model import Model, load
     from frostline.run import Run, resume, train
+    from frostline.study.advise import Advice, advise
     from frostline.study.compare import Comparison, compare
     from frostline.study.drift import Drift, drift_between
 
 __all__ = [
+    "Advice",
     "Comparison",
     "Config",
     "Drift",
@@ -24,6 +26,7 @@ __all__ = [
     "Interrupted",
     "Model",
     "Run",
+    "advise",
     "compare",
     "drift_between",
     "load",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "study.advise",
+    "advise": "study.advise",
     "Comparison": "study.compare",
     "Config": "config",
     "Drift": "study.drift",

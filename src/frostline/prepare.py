@@ -27,7 +27,7 @@ from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
 from frostline.training.gate import Decision, decide_all
-from frostline.training.settings import TrainSettings
+from frostline.training.settings import TrainSettings, epoch_steps
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def prepare(config: Config) -> Prepared:
     )
     train, noted = _resolved_settings(config, precision, device)
     warnings += tuple(noted)
+    phases = _with_epochs(phases, splits["train"], train)
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
     return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
@@ -115,7 +116,14 @@ def phases_of(prepared: Prepared, plan: PlanSettings) -> tuple[Phase, ...]:
     frozen = [name for name, task in config.tasks.items() if task.frozen]
     phases = resolve_phases(plan, tasks=config.tasks, frozen=frozen)
     _check_phases(phases, config, prepared.model, prepared.splits)
-    return phases
+    return _with_epochs(phases, prepared.splits["train"], prepared.config.train)
+
+
+def _with_epochs(phases: Sequence[Phase], train: Split, settings: TrainSettings) -> tuple[Phase, ...]:
+    """The phases with the epochs that few rows need for enough steps."""
+    heads = [phase.taught_heads(train.labels) for phase in phases]
+    steps = [len(epoch_steps(train, settings, epoch=0, heads=names)) for names in heads]
+    return tuple(phase.with_epochs_for(count) for phase, count in zip(phases, steps, strict=True))
 
 
 def texts_of(prepared: Prepared, split: str) -> list[str]:

@@ -20,7 +20,6 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.picture import Trainability, share
 from frostline.training.leak import leak_sentence
 
-
 _WIDTH = 160  # of tables, where there is no terminal that has one
 
 
@@ -126,6 +125,28 @@ def show_comparison(console: Console, content: Mapping[str, Any], *, folder: Pat
     console.print(escape(found["keeping_embeddings"]))
     console.print(f"[dim]{escape(found['uncertainty'])}[/dim]")
     console.print(f"report: {escape(str(folder))}/report.html, compare.json, trainability.png")
+
+
+def show_advice(console: Console, content: Mapping[str, Any], *, place: Path) -> None:
+    """The ranking, what each layer knows, and signs of a strange domain."""
+    names = list(next(iter(content["layers"].values()), {}))
+    if names:
+        layers = Table(
+            "a probe on", *(escape(name) for name in content["layers"]), box=None, header_style="bold"
+        )
+        for name in names:
+            layers.add_row(escape(name), *(f"{scores[name]:.3f}" for scores in content["layers"].values()))
+        console.print(layers)
+    grown = ", ".join(f"{score:.3f} from {rows} rows" for rows, score in content["growth"].items())
+    console.print(f"[bold]heads alone[/bold] {grown}")
+    ranked = Table("", "plan", "about", "time", "why", box=None, header_style="bold")
+    for number, plan in enumerate(content["plans"], 1):
+        minutes = f"{plan['seconds'] / 60:.1f} min"
+        ranked.add_row(str(number), plan["recipe"], f"{plan['score']:.3f}", minutes, escape(plan["reason"]))
+    console.print(ranked)
+    for sign in content["domain"]:
+        console.print(f"[yellow]note:[/yellow] {escape(sign)}")
+    console.print(f"{content['seconds']:.0f} s. Train the first: frostline train {escape(str(place))}")
 
 
 def show_file_report(report: FileReport, *, output: Path, precision: Precision) -> None:

@@ -1,4 +1,4 @@
-"""Commands that ask which plan is right: compare, drift."""
+"""Commands that ask which plan is right: compare, advise, drift."""
 
 from __future__ import annotations
 
@@ -57,6 +57,34 @@ def compare(
         if watcher:
             watcher.close()
     print_json(found.content) if as_json else show_comparison(console, found.content, folder=output)
+
+
+@app.command()
+def advise(
+    config: ConfigFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; else CONFIG.advice.toml.")
+    ] = None,
+    changes: Changes = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say before any training which plan the data wants, and write it as a file that train takes."""
+    from frostline.atomic import write_text
+    from frostline.errors import ConfigError
+    from frostline.study.advise import advice_file
+    from frostline.study.advise import advise as look
+    from frostline.terminal import build_console, show_advice
+
+    place = output or config.with_suffix(".advice.toml")
+    if place.exists() and not overwrite:
+        raise ConfigError(f"{place}: exists. Give another --output, or --overwrite.")
+    asked = load_config(config, changes)
+    advice = look(asked)
+    write_text(place, advice_file(asked.located(Path.cwd()), advice))
+    if as_json:
+        return print_json({**advice.content(), "config": str(place)})
+    return show_advice(build_console(), advice.content(), place=place)
 
 
 @app.command()

@@ -7,6 +7,7 @@ number of layers L.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from typing import Literal, Self
@@ -20,9 +21,12 @@ Protection = Literal["none", "distill", "fork"]
 
 # What a phase that solves its heads has no use for.
 _DESCENT_KEYS = (
-    "backbone_lr", "head_lr", "layer_decay", "layer_lrs", "head_lrs", "epochs", "evaluations_per_epoch",
-    "until", "thaw", "warmup_steps", "lr_scheduler_type", "weight_decay",
+    "backbone_lr", "head_lr", "layer_decay", "layer_lrs", "head_lrs", "epochs", "min_steps",
+    "evaluations_per_epoch", "until", "thaw", "warmup_steps", "lr_scheduler_type", "weight_decay",
 )  # fmt: skip
+
+
+_MOST_EPOCHS = 100
 
 
 class Until(Settings):
@@ -114,6 +118,8 @@ class Phase(Settings):
     """Rates of single heads, by task, instead of `head_lr`."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the training texts; with `until`, at most."""
+    min_steps: int | None = Field(default=None, ge=1)
+    """Where few rows make fewer steps than this, epochs are added until there are as many, 100 at most."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often the validation split is scored in an epoch, at equal distances."""
     until: Until | None = None
@@ -176,6 +182,13 @@ class Phase(Settings):
             raise ValueError(
                 f"thaw.to: {self.thaw.to} layers are no more than the {self.top_layers} of the start"
             )
+
+    def with_epochs_for(self, steps_per_epoch: int) -> Self:
+        """The phase with the epochs that `min_steps` asks for written out."""
+        if self.min_steps is None:
+            return self
+        needed = min(_MOST_EPOCHS, math.ceil(self.min_steps / max(1, steps_per_epoch)))
+        return self.model_copy(update={"epochs": max(self.epochs, needed), "min_steps": None})
 
     def depths(self, num_layers: int) -> tuple[int, ...]:
         """Frozen depths of the phase in turn: how many leading stages are frozen, 0 … L + 1."""

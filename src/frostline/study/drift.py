@@ -142,7 +142,8 @@ def drift_between(
     Raises:
         BackboneError: the two differ in shape, or there are too few texts.
     """
-    old, new = _load(before), _load(after)
+    new = _load(after)
+    old = _load(before, max_length=new.max_length)
     device = choose_device("auto")
     kept = thinned(texts)
     length = min(old.max_length, new.max_length)
@@ -194,12 +195,13 @@ def thinned(texts: Sequence[str]) -> list[str]:
     return [texts[int(i * step)] for i in range(min(len(texts), MOST_TEXTS))]
 
 
-def _load(name: str | Path) -> Backbone:
-    """The backbone of a bundle or a run; else the pretrained one of that name."""
+def _load(name: str | Path, *, max_length: int | None = None) -> Backbone:
+    """The backbone of a bundle or a run; else the pretrained one of that name, for texts of this length."""
     folder = Path(name).expanduser()
     if (folder / "frostline.json").is_file() or (folder / "config.toml").is_file():
         return load_bundle(folder)[0].backbone
-    return load_backbone(ModelSettings(backbone=str(name)))
+    settings = {"backbone": str(name)} | ({"max_length": max_length} if max_length else {})
+    return load_backbone(ModelSettings.model_validate(settings))
 
 
 def weight_changes(before: Backbone, after: Backbone) -> dict[str, float]:

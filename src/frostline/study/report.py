@@ -44,7 +44,9 @@ def build_report(content: Mapping[str, Any], texts: Sequence[str]) -> str:
         style_hash=digest,
         version=version("frostline"),
         charts=_charts(content),
-        score_names={name: task["score"].replace("macro_f1", "macro-F1") for name, task in content["tasks"].items()},
+        score_names={
+            name: task["score"].replace("macro_f1", "macro-F1") for name, task in content["tasks"].items()
+        },
     )
 
 

@@ -1,0 +1,253 @@
+"""Which plan a data set wants, said before any training: probes of every layer, and a short race of depths.
+
+One pass over a sample, linear probes, and two short trainings on a tenth of the rows: a small part of what
+the plans themselves would cost. What it predicts is a guess with a reason; `compare` measures.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.config import Config, as_config
+from frostline.data.batches import Split
+from frostline.data.labels import is_labelled
+from frostline.dry_run import build_estimator
+from frostline.errors import ConfigError, DataError
+from frostline.plan.groups import stage_name
+from frostline.plan.phase import PlanSettings, TopLayers
+from frostline.prepare import Prepared, phases_of, prepare, texts_of
+from frostline.study.domain import domain_signs
+from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
+from frostline.study.race import drawn, race, race_rows, race_steps, subset
+from frostline.training.embed import embedding_matrix, stage_means
+
+_SAMPLE_ROWS, _HELD_ROWS = 3000, 500
+_LAYER_ROWS = 1000
+_RACE_HELD_ROWS = 400
+# Growth of what a depth gains over the heads, for ten times the steps of the race (docs/advise.md).
+_GROWTH = 0.5
+# Of two plans, the cheaper one is put first where it promises less by no more than this.
+_LEVEL = 0.003
+_DEPTHS: dict[str, TopLayers] = {"top-layers": 2, "gradual": "all", "full": "all"}
+# What a start from heads at zero costs, in score, against solved ones.
+_UNSOLVED = 0.004
+
+
+@dataclass(frozen=True)
+class PlanAdvice:
+    """A plan in the ranking.
+
+    Attributes:
+        recipe: its name.
+        score: predicted mean of the tasks' main scores on validation.
+        seconds: predicted for training.
+        reason: in words.
+    """
+
+    recipe: str
+    score: float
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found and what follows.
+
+    Attributes:
+        plans: the best first.
+        layers: probe score of every stage, by task; "embedding" is what heads read.
+        separability: by task, share of variance between classes at every stage; of classification alone.
+        growth: mean probe score on a tenth, three tenths and all of the sample, by rows.
+        race: by depth, mean score of solved heads and after the race.
+        domain: signs of a domain that the backbone does not know, a sentence each.
+        seconds: that the advice took.
+    """
+
+    plans: tuple[PlanAdvice, ...]
+    layers: dict[str, dict[str, float]]
+    separability: dict[str, dict[str, float]]
+    growth: dict[int, float]
+    race: dict[str, tuple[float, float]]
+    domain: tuple[str, ...]
+    seconds: float
+
+    def content(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return asdict(self)
+
+
+def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
+    """Looks at the data through the pretrained backbone and ranks the recipes.
+
+    Args:
+        config: as `train` takes it; its plan is not looked at.
+
+    Raises:
+        FrostlineError: anything that `train` would refuse.
+    """
+    started = time.monotonic()
+    asked = as_config(config).located(Path.cwd())
+    prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
+    if any(task.frozen for task in prepared.config.tasks.values()):
+        raise ConfigError("tasks: advice is for heads that learn; leave out the frozen ones.")
+    sample = drawn(prepared, train=_SAMPLE_ROWS, validation=_HELD_ROWS)
+    means = {
+        name: stage_means(
+            prepared.model.backbone, split.tokens, precision=prepared.precision, device=prepared.device
+        )
+        for name, split in sample.items()
+    }
+    layers, apart = _look_at_layers(prepared, sample, means)
+    growth = _growth(prepared, sample, means)
+    ran = _race(prepared)
+    plans = _rank(prepared, growth, ran)
+    domain = domain_signs(
+        prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
+    )
+    return Advice(plans, layers, apart, growth, ran, domain, time.monotonic() - started)
+
+
+def advice_file(asked: Config, advice: Advice) -> str:
+    """The config with the first plan of an advice, and the others as a comment: a file that `train` takes."""
+    lines = ["What `frostline advise` found; a prediction, not a measurement.", ""]
+    for number, plan in enumerate(advice.plans, 1):
+        lines.append(
+            f"{number}. {plan.recipe}: about {plan.score:.3f} in {plan.seconds / 60:.0f} min. {plan.reason}."
+        )
+    lines += [f"Note: {sign}." for sign in advice.domain]
+    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    chosen = asked.with_({"plan": {"recipe": advice.plans[0].recipe}})
+    return f"{head}\n{chosen.to_toml()}"
+
+
+def _look_at_layers(
+    prepared: Prepared, sample: Mapping[str, Split], means: Mapping[str, Matrix]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Probe scores and separability of every stage, from the first thousand rows."""
+    model = prepared.model
+    few = {name: subset(split, np.arange(min(_LAYER_ROWS, len(split)))) for name, split in sample.items()}
+    states = {name: values[:_LAYER_ROWS] for name, values in means.items()}
+    names = [stage_name(i) for i in range(model.backbone.num_stages)] + ["embedding"]
+    known = {
+        name: task
+        for name, task in model.tasks.items()
+        if all(_can_probe(split.labels[name], task.kind) for split in few.values())
+    }
+    scores = stage_scores(known, states, few)
+    apart: dict[str, dict[str, float]] = {}
+    for name, task in known.items():
+        for i, stage in enumerate(names[: means["train"].shape[1]]):
+            share = separability(task, states["train"][:, i], few["train"].labels[name])
+            if share is not None:
+                apart.setdefault(name, {})[stage] = share
+    return {name: dict(zip(names, values, strict=False)) for name, values in scores.items()}, apart
+
+
+def _can_probe(labels: np.ndarray[Any, Any], kind: str) -> bool:
+    known = labels[is_labelled(labels)]
+    return len(known) > 1 and (kind != "classification" or len(np.unique(known)) > 1)
+
+
+def _growth(prepared: Prepared, sample: Mapping[str, Split], means: Mapping[str, Matrix]) -> dict[int, float]:
+    """Mean score of probes on the embeddings, by training rows."""
+    backbone = prepared.model.backbone
+    if backbone.width == backbone.hidden_width:
+        embeddings = {name: values[:, -1] for name, values in means.items()}
+    else:
+        embeddings = {
+            name: embedding_matrix(
+                backbone, split.tokens, precision=prepared.precision, device=prepared.device
+            )
+            for name, split in sample.items()
+        }
+    total, found = len(sample["train"]), {}
+    for rows in dict.fromkeys(min(total, max(20, total * share // 10)) for share in (1, 3, 10)):
+        scores = probe_scores(prepared.model, embeddings, sample, rows=rows)
+        if scores:
+            found[rows] = float(np.mean(list(scores.values())))
+    if not found:
+        raise DataError("data: no task has labels of two kinds in a sample of the training rows.")
+    return found
+
+
+def _race(prepared: Prepared) -> dict[str, tuple[float, float]]:
+    """Scores before and after the race of each depth."""
+    rows = race_rows(len(prepared.splits["train"]))
+    splits = drawn(prepared, train=rows, validation=_RACE_HELD_ROWS)
+    with tempfile.TemporaryDirectory(prefix="frostline-race-") as name:
+        return {
+            str(depth): race(prepared, depth, splits, Path(name))
+            for depth in dict.fromkeys(_DEPTHS.values())
+            if depth == "all" or int(depth) < prepared.model.backbone.num_layers
+        }
+
+
+def _rank(
+    prepared: Prepared, growth: Mapping[int, float], ran: Mapping[str, tuple[float, float]]
+) -> tuple[PlanAdvice, ...]:
+    num_rows = len(prepared.splits["train"])
+    probe = _extrapolated(growth, num_rows)
+    raced = race_steps(num_rows, batch_size=prepared.config.train.batch_size)
+    estimator = build_estimator(prepared)
+    found = []
+    for recipe in ("features", "heads", *_DEPTHS):
+        depth = _DEPTHS.get(recipe)
+        if depth is not None and str(depth) not in ran:
+            continue
+        phases = phases_of(prepared, PlanSettings(recipe=recipe))
+        seconds = sum(estimator.seconds(phase) for phase in phases)
+        steps = sum(phase.epochs for phase in phases if phase.top_layers != 0) * math.ceil(
+            num_rows / prepared.config.train.batch_size
+        )
+        score, reason = _predict(recipe, probe, ran.get(str(depth)), steps, raced=raced)
+        found.append(PlanAdvice(recipe, score, seconds, reason))
+    return tuple(_sorted(found))
+
+
+def _extrapolated(growth: Mapping[int, float], num_rows: int) -> float:
+    """Probe score on all rows: that of the sample, and half of its growth since a tenth for each tenfold."""
+    rows, scores = list(growth), list(growth.values())
+    if len(rows) < 2 or num_rows <= rows[-1]:
+        return scores[-1]
+    slope = max(0.0, (scores[-1] - scores[0]) / math.log10(rows[-1] / rows[0]))
+    return scores[-1] + 0.5 * slope * math.log10(num_rows / rows[-1])
+
+
+def _predict(
+    recipe: str, probe: float, ran: tuple[float, float] | None, steps: int, *, raced: int
+) -> tuple[float, str]:
+    """Predicted score of a recipe, and why."""
+    if ran is None:
+        words = "solved" if recipe == "features" else "trained by descent"
+        lost = 0.0 if recipe == "features" else _UNSOLVED
+        return probe - lost, f"heads {words} on the embeddings as they are: a probe reaches {probe:.3f}"
+    before, after = ran
+    grown = 1 + _GROWTH * max(0.0, math.log10(max(1, steps) / raced))
+    gain = after - before
+    score = min(1.0, probe + gain * (grown if gain > 0 else 1.0)) - (_UNSOLVED if recipe == "full" else 0.0)
+    layers = "every layer" if recipe in ("gradual", "full") else "the top layers"
+    return score, (
+        f"{raced} steps with {layers} awake moved {before:.3f} to {after:.3f} ({gain:+.3f}); this plan "
+        f"takes {steps} steps"
+    )
+
+
+def _sorted(plans: Sequence[PlanAdvice]) -> list[PlanAdvice]:
+    """The best first; a cheaper one before it where it promises about as much."""
+    left, ranked = list(plans), []
+    while left:
+        best = max(plan.score for plan in left)
+        level = [plan for plan in left if plan.score >= best - _LEVEL]
+        first = min(level, key=lambda plan: plan.seconds)
+        ranked.append(first)
+        left.remove(first)
+    return ranked

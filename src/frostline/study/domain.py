@@ -1,0 +1,62 @@
+"""Signs that texts are from a domain whose words the backbone's tokenizer was not made for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from frostline.data.batches import Split
+from frostline.model.backbone import Backbone
+
+# Tokens a word of everyday English in the vocabulary of BERT: about 1.2; of clinical notes 1.6 and more.
+_MANY_TOKENS = 1.55
+_MANY_UNKNOWN = 0.01
+_MANY_TEXTS = 0.05
+_WORDS = {
+    "finance": "revenue profit shares dividend earnings quarter investors equity bond yield fiscal ebitda "
+    "shareholders nasdaq hedge securities operating margin loan bank",
+    "biomedical": "patients protein gene cells tumor clinical disease therapy mutation receptor inhibitor "
+    "syndrome dose serum diagnosis genes expression cancer treatment plasma",
+}
+
+
+def domain_signs(backbone: Backbone, split: Split, texts: Sequence[str]) -> tuple[str, ...]:
+    """Sentences on what the tokenizer makes of the texts; empty where they look like everyday language.
+
+    Args:
+        backbone: whose tokenizer it is.
+        split: the texts as tokens.
+        texts: the same as text; those that were cut at the longest length are left out.
+    """
+    length_N = split.tokens.length_N
+    whole = np.flatnonzero(length_N < backbone.max_length)
+    num_words = sum(len(re.findall(r"\w+|[^\w\s]", texts[i])) for i in whole.tolist())
+    num_special = backbone.tokenizer.num_special_tokens_to_add()
+    rate = float((length_N[whole] - num_special).sum()) / max(1, num_words)
+    unknown = float((split.tokens.ids_T == (backbone.tokenizer.unk_token_id or -1)).mean())
+    signs = []
+    if rate > _MANY_TOKENS:
+        signs.append(f"a word takes {rate:.2f} tokens, everyday English about 1.2: many words are unknown")
+    if unknown > _MANY_UNKNOWN:
+        signs.append(f"{unknown:.1%} of the tokens are unknown pieces")
+    found = _likely_domain(texts)
+    if found:
+        name, share = found
+        signs.append(
+            f"{share:.0%} of the texts have two or more words of the {name} domain: try --set "
+            f"model.backbone={name}"
+        )
+    return tuple(signs)
+
+
+def _likely_domain(texts: Sequence[str]) -> tuple[str, float] | None:
+    """The domain of whose words two or more occur in most texts, if in enough of them."""
+    shares: dict[str, float] = {}
+    for name, words in _WORDS.items():
+        known = set(words.split())
+        hits = [len(known & set(re.findall(r"[a-z]+", text.lower()))) >= 2 for text in texts]
+        shares[name] = hits.count(True) / max(1, len(hits))
+    best = max(shares, key=shares.__getitem__)
+    return (best, shares[best]) if shares[best] > _MANY_TEXTS else None

@@ -1,0 +1,115 @@
+"""A short race of depths: the same few rows and steps, from solved heads on, with more or fewer layers awake.
+
+Trains on a copy; the prepared run is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.data.batches import Split
+from frostline.data.table import IntN
+from frostline.plan.phase import Phase, TopLayers
+from frostline.prepare import Prepared
+from frostline.training.activations import Activations
+from frostline.training.commits import Commits
+from frostline.training.journal import Journal
+from frostline.training.loop import Trainer
+from frostline.training.ranks import Ranks
+from frostline.training.state import State
+
+_FEWEST_ROWS, _MOST_ROWS = 1000, 2000
+_FEWEST_STEPS, _EPOCHS = 48, 3  # fewer only show that heads and layers have to find each other again
+
+
+def race_rows(num_rows: int) -> int:
+    """Training rows of a race: a tenth, but at least 1,000 and at most 2,000."""
+    return min(num_rows, max(_FEWEST_ROWS, min(_MOST_ROWS, num_rows // 10)))
+
+
+def race_steps(num_rows: int, *, batch_size: int) -> int:
+    """Steps of a race, given the training rows of the run."""
+    steps = math.ceil(race_rows(num_rows) / batch_size)
+    return steps * _epochs(steps)
+
+
+def _epochs(steps: int) -> int:
+    return max(_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
+
+
+def subset(split: Split, rows: IntN) -> Split:
+    """Some rows of a split."""
+    labels = {name: values[rows] for name, values in split.labels.items()}
+    return Split(split.name, split.tokens.take(rows), labels)
+
+
+def race(
+    prepared: Prepared, top_layers: TopLayers, splits: dict[str, Split], folder: Path
+) -> tuple[float, float]:
+    """Validation scores of solved heads, and after some layers have learned for a short while.
+
+    Args:
+        prepared: of the run whose plan is sought.
+        top_layers: how many learn.
+        splits: the rows of the race.
+        folder: for stored activations, shared by the races.
+    """
+    solved = Phase(name="heads", solver="probe")
+    learning = Phase(
+        name="race",
+        top_layers=top_layers,
+        backbone_lr=2e-4,
+        layer_decay=0.9,
+        epochs=_epochs(math.ceil(len(splits["train"]) / prepared.config.train.batch_size)),
+        activations="auto" if top_layers == "all" else "always",
+    )
+    reports = _train(prepared, (solved, learning), splits, folder)
+    first, second = (float(report["validation"]["score"]) for report in reports)
+    return first, second
+
+
+def _train(
+    prepared: Prepared, phases: Sequence[Phase], splits: dict[str, Split], folder: Path
+) -> list[dict[str, Any]]:
+    model = copy.deepcopy(prepared.model)
+    settings = prepared.config.train
+    with tempfile.TemporaryDirectory(dir=folder) as name, Journal(None) as journal:
+        trainer = Trainer(
+            model,
+            splits,
+            phases,
+            settings,
+            activations=Activations(
+                model.backbone,
+                precision=prepared.precision,
+                device=prepared.device,
+                folder=folder / "activations",
+                max_bytes=settings.activations.max_bytes,
+            ),
+            journal=journal,
+            commits=Commits(Path(name), settings=settings, fingerprint={}),
+            state=State(),
+            moments={},
+            started=time.monotonic(),
+            ranks=Ranks(),
+        )
+        trainer.run()
+    return trainer.state.reports
+
+
+def drawn(prepared: Prepared, *, train: int, validation: int) -> dict[str, Split]:
+    """Random rows of the two splits in random order, at most so many of each, the same for the same seed."""
+    found = {}
+    for name, most in (("train", train), ("validation", validation)):
+        split = prepared.splits[name]
+        generator = np.random.default_rng(prepared.config.train.seed)
+        found[name] = subset(split, generator.permutation(len(split))[:most])
+    return found
