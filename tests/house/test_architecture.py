@@ -30,7 +30,7 @@ OWNERS = {
     "transformers": {"model", "data/batches.py"},
     "matplotlib": {"plan/picture.py", "training/picture.py"},
     "rich": {"terminal.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli"},
     "filelock": {"folder.py", "training/store.py"},
     "huggingface_hub": {"model"},
     "pickle": {"model/backbone.py"},  # the name of an error
