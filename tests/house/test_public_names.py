@@ -8,14 +8,21 @@ import frostline as fl
 
 def test_public_names_are_these():
     assert fl.__all__ == [
+        "Advice",
+        "Comparison",
         "Config",
+        "Drift",
         "FrostlineError",
         "Interrupted",
         "Model",
         "Run",
+        "advise",
+        "compare",
+        "drift_between",
         "load",
         "resume",
         "train",
+        "trainability",
     ]
     assert dir(fl) == sorted(fl.__all__)
     for name in fl.__all__:

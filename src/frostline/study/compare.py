@@ -152,7 +152,7 @@ def _conclude(
     write_text(place.folder / "report.html", build_report(content, texts_of(prepared, split)))
     draw_scenarios(content, place.folder / "trainability.png")
     write_json(place.folder / "compare.json", content)
-    return Comparison(place.folder, content)
+    return load_comparison(place.folder)
 
 
 def load_comparison(folder: str | Path) -> Comparison:
