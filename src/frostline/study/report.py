@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from frostline.plan.picture import Trainability, draw_trainabilities, save_figure
+from frostline.plan.picture import Trainability, draw_trainabilities, save_figure, share
 from frostline.study import charts
 
 _MOST_CHARACTERS = 400
@@ -35,7 +35,11 @@ def build_report(content: Mapping[str, Any], texts: Sequence[str]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"seconds": charts.duration, "mib": lambda value: f"{value / 2**20:,.0f}"}
+    environment.filters |= {
+        "seconds": charts.duration,
+        "share": share,
+        "mib": lambda value: f"{value / 2**20:,.0f}",
+    }
     template = environment.from_string((folder / "report.html").read_text("utf-8"))
     errors = [error | {"text": _quoted(texts[error["row"]])} for error in content["errors"]]
     return template.render(
