@@ -1,5 +1,6 @@
 """What README and docs show is run: Python and commands on a slice of the data, TOML as settings, links as files."""
 
+import json
 import re
 import shlex
 import shutil
@@ -75,6 +76,18 @@ def test_the_code_and_the_commands_of_a_page_run(page, place, monkeypatch):
             folder.unlink(missing_ok=True)
         monkeypatch.setattr(sys, "argv", ["frostline", *arguments])
         main_quietly()
+
+
+@pytest.mark.weights
+def test_the_notebook_runs_from_top_to_bottom(place, monkeypatch):
+    monkeypatch.chdir(place)
+    notebook = json.loads((ROOT / "examples" / "two_tasks.ipynb").read_text("utf-8"))
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "outputs are not kept in the repository"
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["fl"].trainability(names["config"])._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

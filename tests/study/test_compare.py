@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from frostline.errors import ConfigError, RunError
 from frostline.study.compare import load_comparison
 from frostline.study.place import Place
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>document.title='owned'</script>"
 PLAN = """
 [[phases]]
@@ -113,6 +115,21 @@ def test_the_report_needs_nothing_and_runs_nothing(study):
     assert not re.search(r"(src|href)\s*=", page) and "http://" not in page and "https://" not in page
     assert "default-src 'none'" in page and "style=" not in page
     assert page.count("<svg") > 10
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
+def test_the_report_opens_in_a_browser_and_fetches_nothing(study, tmp_path):
+    page, log = study[1] / "out" / "report.html", tmp_path / "net.json"
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    command += [f"--log-net-log={log}", "--net-log-capture-mode=Everything", "--dump-dom", page.as_uri()]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "<title>Which plan: " in seen.stdout, "a script in a label changed the title"
+    assert "Refused to apply" not in seen.stderr
+    assert seen.stdout.count("<svg") > 10 and seen.stdout.count("<circle") > 10
+    askers = set(re.findall(r'"initiator":"([^"]*)"', log.read_text(errors="replace")))
+    assert askers <= {"not an origin"}, (
+        "the page asked for something; the browser's own requests have no origin"
+    )
 
 
 def test_a_finished_study_is_only_put_together_again(study):
