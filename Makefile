@@ -13,7 +13,7 @@ demo: .venv/.demo
 	$(BIN)/python examples/predict.py runs/demo
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests $(SKIP)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -204,3 +204,15 @@ def test_bands_are_counted_in_layers_or_in_shares_of_the_depth():
     assert members(":") == [0, 1, 2, 3, 4, 5]
     assert members("50%:") == [3, 4, 5]
     assert members("0%:67%") == [0, 1, 2, 3]
+
+
+def test_few_rows_are_given_epochs_until_there_are_enough_steps():
+    phase = Phase(epochs=3, min_steps=128)
+    assert [phase.with_epochs_for(steps).epochs for steps in (1, 4, 16, 43, 500)] == [100, 32, 8, 3, 3]
+    assert phase.with_epochs_for(16).min_steps is None
+    assert Phase(epochs=3).with_epochs_for(1).epochs == 3
+
+
+def test_a_phase_that_solves_has_no_steps_to_ask_for():
+    with pytest.raises(ValueError, match="min_steps"):
+        Phase(solver="probe", min_steps=5)

@@ -34,8 +34,8 @@ def draw(task, number, *, seed=0, noise=1.0):
 def test_a_draw_of_every_row_once_gives_the_scores_themselves(task):
     logits, labels = draw(task, 300)
     expected = score_task(task, logits, labels)
-    truth, answer = intervals._flat(labels), intervals._answers(task, logits)
-    found = intervals._scores(task, truth, answer, np.ones((1, 300)))
+    truth, answer = intervals._flat(labels), intervals.answer_matrix(task, logits)
+    found = intervals.scores_of_draws(task, truth, answer, np.ones((1, 300)))
     assert found.keys() == expected.keys() - {"num_labelled", "ece"}
     for name, values in found.items():
         assert values[0] == pytest.approx(expected[name], rel=1e-6), name

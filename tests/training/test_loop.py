@@ -40,6 +40,7 @@ def test_a_run_leaves_its_folder_and_learns(content, tmp_path):
     assert {path.name for path in run.folder.iterdir()} == {
         ".lock", "config.toml", "events.jsonl", "checkpoints",
         "trainability.png", "curves.png", "report.json", "model",
+        "answers.safetensors",
     }  # fmt: skip
     report = json.loads((run.folder / "report.json").read_text())
     assert report == run.report
