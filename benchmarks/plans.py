@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import frostline as fl
+from frostline.data.read import iter_blocks
 from frostline.plan.recipes import recipes
 
 OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
@@ -71,11 +72,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
 
 def _rows(path: Path, most: int | None) -> list[dict[str, Any]]:
     """Rows of a file, `most` of them at equal distances."""
-    import gzip
-
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream]
+    rows = [row for block in iter_blocks(path) for row in block.rows]
     if most is None or most >= len(rows):
         return rows
     return [rows[i * len(rows) // most] for i in range(most)]

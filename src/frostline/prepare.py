@@ -100,7 +100,8 @@ def prepare(config: Config) -> Prepared:
     )
     train, noted = _resolved_settings(config, precision, device)
     warnings += tuple(noted)
-    phases = _with_epochs(phases, splits["train"], train)
+    asked, phases = phases, _with_epochs(phases, splits["train"], train)
+    warnings += tuple(_added_epochs(asked, phases))
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
     return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
@@ -124,6 +125,15 @@ def _with_epochs(phases: Sequence[Phase], train: Split, settings: TrainSettings)
     heads = [phase.taught_heads(train.labels) for phase in phases]
     steps = [len(epoch_steps(train, settings, epoch=0, heads=names)) for names in heads]
     return tuple(phase.with_epochs_for(count) for phase, count in zip(phases, steps, strict=True))
+
+
+def _added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[str]:
+    for before, after in zip(asked, phases, strict=True):
+        if after.epochs > before.epochs:
+            yield (
+                f"phase '{after.name}': {after.epochs} epochs instead of {before.epochs}, since rows are few "
+                f"(min_steps = {before.min_steps}). With a recipe, plan.epochs says how many."
+            )
 
 
 def texts_of(prepared: Prepared, split: str) -> list[str]:

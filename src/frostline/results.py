@@ -89,9 +89,7 @@ def assess(trained: Trained) -> Verdict:
         device=trained.device,
     )
     held = trained.splits["validation"]
-    started = time.perf_counter()
-    logits = loaded.logits_of_tokens(held.tokens)
-    seconds = (time.perf_counter() - started) / len(held)
+    logits, seconds = _answered(loaded, held)
     calibration = {}
     for name, task in tuple(loaded.tasks.items()):
         learned = any(name in phase.learning_heads(loaded.tasks) for phase in trained.phases)
@@ -105,11 +103,16 @@ def assess(trained: Trained) -> Verdict:
     validation = _scored(loaded, logits, held)
     answers, test = {"validation": logits}, None
     if "test" in trained.splits:
-        started = time.perf_counter()
-        answers["test"] = loaded.logits_of_tokens(trained.splits["test"].tokens)
-        seconds = (time.perf_counter() - started) / len(trained.splits["test"])
+        answers["test"], seconds = _answered(loaded, trained.splits["test"])
         test = _scored(loaded, answers["test"], trained.splits["test"])
     return Verdict(validation, test, calibration, answers, seconds)
+
+
+def _answered(model: Model, split: Split) -> tuple[dict[str, np.ndarray[Any, Any]], float]:
+    """Logits of a split, and the seconds that a text took."""
+    started = time.perf_counter()
+    logits = model.logits_of_tokens(split.tokens)
+    return logits, (time.perf_counter() - started) / len(split)
 
 
 def _scored(model: Model, logits: dict[str, np.ndarray[Any, Any]], split: Split) -> dict[str, Any]:

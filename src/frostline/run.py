@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from frostline.inference.model import Model, load
 from frostline.plan.picture import build_trainability
 from frostline.prepare import Prepared, prepare, prepare_alone
 from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
+from frostline.signals import answering
 from frostline.start import with_bundle
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
@@ -272,14 +272,9 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
         asked.append(number)
         trainer.stop_asked = True
 
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not the main thread, whose owner handles signals
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with answering(ask):
+            yield
     except Interrupted as stop:
         stop.signal = asked[0]
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

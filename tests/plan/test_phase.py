@@ -216,3 +216,10 @@ def test_few_rows_are_given_epochs_until_there_are_enough_steps():
 def test_a_phase_that_solves_has_no_steps_to_ask_for():
     with pytest.raises(ValueError, match="min_steps"):
         Phase(solver="probe", min_steps=5)
+
+
+def test_a_number_of_epochs_that_is_asked_for_is_taken():
+    asked = PlanSettings(recipe="full", epochs=1)
+    phases = resolve_phases(asked, tasks=["a", "b"])
+    assert phases[-1].epochs == 1 and phases[-1].min_steps is None
+    assert resolve_phases(PlanSettings(recipe="full"), tasks=["a", "b"])[-1].min_steps == 128

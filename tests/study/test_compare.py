@@ -172,6 +172,19 @@ def test_strangers_in_the_folder_are_left_alone(content, tmp_path):
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
 
 
+def test_a_mistake_leaves_an_earlier_study_where_it_is(study, tmp_path):
+    content, folder, _, _ = study
+    with pytest.raises(ConfigError, match="is no recipe"):
+        fl.compare(content, output=folder / "out", scenarios=["nothing"], overwrite=True)
+    assert (folder / "out" / "compare.json").is_file()
+
+
+def test_torchrun_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        fl.compare(content, output=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -197,7 +210,7 @@ def test_a_failed_scenario_ends_no_other(content, tmp_path, monkeypatch):
     in_the_way = tmp_path / "out" / "scenarios" / "heads" / "seed-0"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("no folder")
-    monkeypatch.setattr(Place, "check_free", lambda self, *, overwrite: None)
+    monkeypatch.setattr(Place, "check_free", lambda self: None)
     found = fl.compare(content, output=tmp_path / "out", scenarios=["features", "heads"])
     assert [one["name"] for one in found.content["scenarios"]] == ["features"]
     assert "cannot be the folder of a run" in found.content["failures"]["heads"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,25 +60,31 @@ def load_config(config: Path, changes: list[str] | None) -> Any:
     return Config.load(config, changes=dict(parse_change(change) for change in changes or []))
 
 
-def watched(call: Any, folder: Path, as_json: bool) -> None:
-    """Runs a training call with progress for people, or prints its report for machines."""
+def watched(call: Callable[[Any], Any], *, as_json: bool, stopped: str) -> Any:
+    """What a long call returns; people see its events, machines nothing.
+
+    Args:
+        call: is given what shows events, or None.
+        as_json: for machines.
+        stopped: what to say when Ctrl-C or SIGTERM ended it; the exit code is that of the signal.
+    """
     from frostline.errors import Interrupted
     from frostline.terminal import Watcher, build_console
 
-    is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
-    watcher = None if as_json or not is_first else Watcher(build_console())
+    watcher = None if as_json or not is_first() else Watcher(build_console())
     try:
-        run = call(watcher)
+        return call(watcher)
     except Interrupted as stop:
-        print(
-            f"stopped after a step; the state is saved. Go on with: frostline resume {folder}",
-            file=sys.stderr,
-        )
+        print(stopped, file=sys.stderr)
         raise typer.Exit(128 + stop.signal) from None
     finally:
         if watcher:
             watcher.close()
-    print_json(run.report) if as_json and is_first else None
+
+
+def is_first() -> bool:
+    """Whether this process writes and talks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from frostline.cli.app import Changes, ConfigFile, Json, app, load_config, print_json, watched
+from frostline.cli.app import Changes, ConfigFile, Json, app, is_first, load_config, print_json, watched
 
 
 @app.command()
@@ -87,7 +88,7 @@ def train(
     folder = output or Path("runs") / config.stem
     flags = {"each_task_alone": alone, "profile": profile}
     changes = [*(changes or []), *(f"train.{name}=true" for name, is_set in flags.items() if is_set)]
-    watched(
+    _carry_out(
         lambda show: runs.train(
             load_config(config, changes), output=folder, start_from=bundle, overwrite=overwrite, show=show
         ),
@@ -103,4 +104,12 @@ def resume(
     """Go on with a run that was stopped or killed."""
     from frostline import run as runs
 
-    watched(lambda show: runs.resume(run, show=show), run, as_json)
+    _carry_out(lambda show: runs.resume(run, show=show), run, as_json)
+
+
+def _carry_out(call: Callable[[Any], Any], folder: Path, as_json: bool) -> None:
+    """A training call with progress for people, or its report for machines."""
+    stopped = f"stopped after a step; the state is saved. Go on with: frostline resume {folder}"
+    run = watched(call, as_json=as_json, stopped=stopped)
+    if as_json and is_first():
+        print_json(run.report)

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from frostline.cli.app import Changes, ConfigFile, Json, Precision, TextColumn, app, load_config, print_json
+from frostline.cli.app import (
+    Changes,
+    ConfigFile,
+    Json,
+    Precision,
+    TextColumn,
+    app,
+    load_config,
+    print_json,
+    watched,
+)
 
 
 @app.command()
@@ -32,31 +42,25 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train several plans on the same rows and say which one to take; goes on where it was stopped."""
-    import sys
-
-    from frostline.errors import Interrupted
     from frostline.study import compare as studies
-    from frostline.terminal import Watcher, build_console, show_comparison
+    from frostline.terminal import build_console, show_comparison
 
-    console = build_console()
-    watcher = None if as_json else Watcher(console)
-    try:
-        found = studies.compare(
+    found = watched(
+        lambda show: studies.compare(
             load_config(config, changes),
             output=output,
             scenarios=scenarios,
             seeds=seeds,
             yardstick=yardstick,
             overwrite=overwrite,
-            show=watcher,
-        )
-    except Interrupted as stop:
-        print("stopped; the same command goes on where it was.", file=sys.stderr)
-        raise typer.Exit(128 + stop.signal) from None
-    finally:
-        if watcher:
-            watcher.close()
-    print_json(found.content) if as_json else show_comparison(console, found.content, folder=output)
+            show=show,
+        ),
+        as_json=as_json,
+        stopped="stopped; the same command goes on where it was.",
+    )
+    if as_json:
+        return print_json(found.content)
+    return show_comparison(build_console(), found.content, folder=output)
 
 
 @app.command()
@@ -81,7 +85,7 @@ def advise(
         raise ConfigError(f"{place}: exists. Give another --output, or --overwrite.")
     asked = load_config(config, changes)
     advice = look(asked)
-    write_text(place, advice_file(asked.located(Path.cwd()), advice))
+    write_text(place, advice_file(asked, advice))
     if as_json:
         return print_json({**advice.content(), "config": str(place)})
     return show_advice(build_console(), advice.content(), place=place)

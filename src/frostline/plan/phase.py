@@ -24,9 +24,7 @@ _DESCENT_KEYS = (
     "backbone_lr", "head_lr", "layer_decay", "layer_lrs", "head_lrs", "epochs", "min_steps",
     "evaluations_per_epoch", "until", "thaw", "warmup_steps", "lr_scheduler_type", "weight_decay",
 )  # fmt: skip
-
-
-_MOST_EPOCHS = 100
+_MOST_EPOCHS = 100  # that `min_steps` may ask for
 
 
 class Until(Settings):

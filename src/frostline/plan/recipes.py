@@ -88,8 +88,11 @@ def _recipe_phases(
         raise ConfigError(
             f"plan: recipe '{recipe.name}' keeps the backbone frozen. Take 'top-layers' or 'full'."
         )
+    own = last.model_dump()
+    if "epochs" in changes:
+        own.pop("min_steps")  # who asks for a number of epochs gets that number
     try:
-        return (*first, Phase.model_validate({**last.model_dump(), **changes}))
+        return (*first, Phase.model_validate({**own, **changes}))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"plan: {reason} (in the last phase of recipe '{recipe.name}').") from error

@@ -27,7 +27,7 @@ from frostline.prepare import Prepared, phases_of, prepare, texts_of
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
 from frostline.study.race import drawn, race, race_rows, race_steps, subset
-from frostline.training.embed import embedding_matrix, stage_means
+from frostline.training.embed import StageMeans, stage_means
 
 _SAMPLE_ROWS, _HELD_ROWS = 3000, 500
 _LAYER_ROWS = 1000
@@ -96,9 +96,9 @@ def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
     """
     started = time.monotonic()
     asked = as_config(config).located(Path.cwd())
-    prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
-    if any(task.frozen for task in prepared.config.tasks.values()):
+    if any(task.frozen for task in asked.tasks.values()):
         raise ConfigError("tasks: advice is for heads that learn; leave out the frozen ones.")
+    prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
     sample = drawn(prepared, train=_SAMPLE_ROWS, validation=_HELD_ROWS)
     means = {
         name: stage_means(
@@ -107,7 +107,7 @@ def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
         for name, split in sample.items()
     }
     layers, apart = _look_at_layers(prepared, sample, means)
-    growth = _growth(prepared, sample, means)
+    growth = _growth(prepared, sample, {name: one.embedding_ND for name, one in means.items()})
     ran = _race(prepared)
     plans = _rank(prepared, growth, ran)
     domain = domain_signs(
@@ -130,12 +130,15 @@ def advice_file(asked: Config, advice: Advice) -> str:
 
 
 def _look_at_layers(
-    prepared: Prepared, sample: Mapping[str, Split], means: Mapping[str, Matrix]
+    prepared: Prepared, sample: Mapping[str, Split], means: Mapping[str, StageMeans]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Probe scores and separability of every stage, from the first thousand rows."""
     model = prepared.model
     few = {name: subset(split, np.arange(min(_LAYER_ROWS, len(split)))) for name, split in sample.items()}
-    states = {name: values[:_LAYER_ROWS] for name, values in means.items()}
+    states = {
+        name: [*one.means_NSD[:_LAYER_ROWS].swapaxes(0, 1), one.embedding_ND[:_LAYER_ROWS]]
+        for name, one in means.items()
+    }
     names = [stage_name(i) for i in range(model.backbone.num_stages)] + ["embedding"]
     known = {
         name: task
@@ -145,11 +148,11 @@ def _look_at_layers(
     scores = stage_scores(known, states, few)
     apart: dict[str, dict[str, float]] = {}
     for name, task in known.items():
-        for i, stage in enumerate(names[: means["train"].shape[1]]):
-            share = separability(task, states["train"][:, i], few["train"].labels[name])
+        for stage, states_ND in zip(names, states["train"], strict=True):
+            share = separability(task, states_ND, few["train"].labels[name])
             if share is not None:
                 apart.setdefault(name, {})[stage] = share
-    return {name: dict(zip(names, values, strict=False)) for name, values in scores.items()}, apart
+    return {name: dict(zip(names, values, strict=True)) for name, values in scores.items()}, apart
 
 
 def _can_probe(labels: np.ndarray[Any, Any], kind: str) -> bool:
@@ -157,18 +160,10 @@ def _can_probe(labels: np.ndarray[Any, Any], kind: str) -> bool:
     return len(known) > 1 and (kind != "classification" or len(np.unique(known)) > 1)
 
 
-def _growth(prepared: Prepared, sample: Mapping[str, Split], means: Mapping[str, Matrix]) -> dict[int, float]:
+def _growth(
+    prepared: Prepared, sample: Mapping[str, Split], embeddings: Mapping[str, Matrix]
+) -> dict[int, float]:
     """Mean score of probes on the embeddings, by training rows."""
-    backbone = prepared.model.backbone
-    if backbone.width == backbone.hidden_width:
-        embeddings = {name: values[:, -1] for name, values in means.items()}
-    else:
-        embeddings = {
-            name: embedding_matrix(
-                backbone, split.tokens, precision=prepared.precision, device=prepared.device
-            )
-            for name, split in sample.items()
-        }
     total, found = len(sample["train"]), {}
     for rows in dict.fromkeys(min(total, max(20, total * share // 10)) for share in (1, 3, 10)):
         scores = probe_scores(prepared.model, embeddings, sample, rows=rows)

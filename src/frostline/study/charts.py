@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from frostline.plan.picture import share
+
 _WIDTH, _LEFT, _RIGHT = 720, 150, 90
 _ROW = 30
 _NUM_HUES = 8
@@ -71,7 +73,7 @@ def interval_chart(rows: Sequence[tuple[str, float, Sequence[float]]], *, title:
         y = 22 + _ROW * i
         parts += [
             _text(_LEFT - 12, y + 4, name, anchor="end"),
-            _line(x(low), y, x(high), y, f"bar hue{i % 8}"),
+            _line(x(low), y, x(high), y, f"bar hue{i % _NUM_HUES}"),
         ]
         parts += [_dot(x(score), y, hue=i, said=f"{name}: {score:.3f} ({low:.3f} … {high:.3f})")]
         parts += [_text(_WIDTH - _RIGHT + 12, y + 4, f"{score:.3f}", style="figure")]
@@ -225,12 +227,12 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, t
         total = max(1, sum(row))
         for j, count in enumerate(row):
             x, y = _LEFT + cell * j, top + cell * i
-            share = min(9, int(10 * count / total))
+            shade = min(9, int(10 * count / total))
             said = f"<title>{escape(labels[i])} answered as {escape(labels[j])}: {count}</title>"
             box = f'x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}"'
-            parts += [f'<rect {box} class="cell{share}{" right" if i == j else ""}">{said}</rect>']
+            parts += [f'<rect {box} class="cell{shade}{" right" if i == j else ""}">{said}</rect>']
             if cell > 26:
-                style = "on-dark" if share > 5 else "tick"
+                style = "on-dark" if shade > 5 else "tick"
                 parts += [_text(x + cell / 2, y + cell / 2 + 4, count, anchor="middle", style=style)]
     return _svg(top + cell * len(labels) + 10, title, parts)
 
@@ -277,6 +279,6 @@ def trainability_chart(table: Mapping[str, Any], *, title: str) -> Markup:
             parts += [f'<rect {box} class="heat{heat}"/>']
             said = f"{rate:.0e}".replace("e-0", "e-") if rate else "solved"
             parts += [_text(_LEFT + cell * j + cell / 2 - 1, y + 14, said, anchor="middle", style="rate")]
-        share = f"{count / total:.1%}" if count / total >= 0.001 else "<0.1%"
-        parts += [_text(_LEFT + cell * len(columns) + 8, y + 15, f"{count:,} ({share})", style="tick")]
+        said = f"{count:,} ({share(count, total)})"
+        parts += [_text(_LEFT + cell * len(columns) + 8, y + 15, said, style="tick")]
     return _svg(top + tall * len(rows) + 6, title, parts)

@@ -7,6 +7,7 @@ the others. A study that was stopped goes on with the runs that are missing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,21 +79,28 @@ def compare(
     show = show or (lambda event: None)
     if seeds < 1:
         raise ConfigError(f"--seeds: 1 or more, {seeds} arrived.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("compare starts a process for each run by itself; start it without torchrun.")
     asked = as_config(config).located(Path.cwd())
     place = Place(Path(output).absolute())
     with locked(place.folder):
-        place.check_free(overwrite=overwrite)
+        place.check_free()
         prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
         plans = _plans(asked, prepared, scenarios, show)
         if yardstick and yardstick not in [plan.name for plan in plans]:
             raise ConfigError(f"--yardstick {yardstick}: is none of the scenarios.")
+        if overwrite:
+            place.clear()
         base = place.open(asked, prepared, texts_of(prepared, "validation"))
         jobs = [(plan, base.train.seed + i) for plan in plans for i in range(1 if plan.is_solved else seeds)]
         for plan, seed in jobs:
             place.write_run(base, plan, seed)
         failures = _run_all(place, jobs, show)
-        done = [(p, [s for q, s in jobs if q is p and place.is_done(p, s)]) for p in plans]
-        finished = [(plan, found) for plan, found in done if found]
+        finished: list[tuple[Scenario, list[int]]] = []
+        for plan in plans:
+            seeds_done = [seed for other, seed in jobs if other is plan and place.is_done(plan, seed)]
+            if seeds_done:
+                finished.append((plan, seeds_done))
         if not finished:
             raise RunError("every scenario failed. " + " ".join(f"{k}: {v}" for k, v in failures.items()))
         return _conclude(place, prepared, finished, failures, yardstick)

@@ -35,7 +35,8 @@ def domain_signs(backbone: Backbone, split: Split, texts: Sequence[str]) -> tupl
     num_words = sum(len(re.findall(r"\w+|[^\w\s]", texts[i])) for i in whole.tolist())
     num_special = backbone.tokenizer.num_special_tokens_to_add()
     rate = float((length_N[whole] - num_special).sum()) / max(1, num_words)
-    unknown = float((split.tokens.ids_T == (backbone.tokenizer.unk_token_id or -1)).mean())
+    unknown_id = backbone.tokenizer.unk_token_id  # None: it knows every byte
+    unknown = 0.0 if unknown_id is None else float((split.tokens.ids_T == unknown_id).mean())
     signs = []
     if rate > _MANY_TOKENS:
         signs.append(f"a word takes {rate:.2f} tokens, everyday English about 1.2: many words are unknown")

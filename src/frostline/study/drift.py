@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import label_ranking_average_precision_score
+from sklearn.preprocessing import normalize
 
 from frostline.data.batches import Tokens, tokenize
 from frostline.errors import BackboneError
@@ -107,22 +109,23 @@ def measure_drift(
     if not any(changes.values()):
         same = dict.fromkeys(changes, 1.0)
         return Drift(len(tokens), True, 1.0, 1.0, 1.0, 1.0, changes, same, general_before, general_before)
-    both = (before, after.to(device))
-    states = [stage_means(one, tokens, precision=precision, device=device) for one in both]
-    old_ND, new_ND = (
-        _unit(embedding_matrix(one, tokens, precision=precision, device=device)) for one in both
+    old, new = (
+        stage_means(one, tokens, precision=precision, device=device) for one in (before, after.to(device))
     )
+    old_ND, new_ND = normalize(old.embedding_ND), normalize(new.embedding_ND)
     cosine_N = (old_ND * new_ND).sum(axis=1)
-    anew, old, mixed = (_neighbours(q, c) for q, c in ((new_ND, new_ND), (old_ND, old_ND), (new_ND, old_ND)))
+    anew, there, mixed = (
+        _neighbours(q, c) for q, c in ((new_ND, new_ND), (old_ND, old_ND), (new_ND, old_ND))
+    )
     return Drift(
         num_texts=len(tokens),
         is_identical=False,
         cosine=float(cosine_N.mean()),
         cosine_low=float(np.quantile(cosine_N, 0.05)),
-        neighbours=_overlap(old, anew),
+        neighbours=_overlap(there, anew),
         neighbours_mixed=_overlap(mixed, anew),
         weight_change=changes,
-        cka={name: linear_cka(*(one[:, i] for one in states)) for i, name in enumerate(changes)},
+        cka={name: linear_cka(old.means_NSD[:, i], new.means_NSD[:, i]) for i, name in enumerate(changes)},
         general_before=general_before,
         general_after=general_ability(after, precision=precision, device=device),
     )
@@ -246,24 +249,20 @@ def general_ability(backbone: Backbone, *, precision: Precision, device: torch.d
     lines = (files("frostline.study") / "triplets.jsonl").read_text("utf-8").splitlines()
     triplets = [json.loads(line) for line in lines]
     text_ND, same_ND, other_ND = (
-        _unit(_embed(backbone, [t[key] for t in triplets], precision, device))
+        normalize(_embed(backbone, [t[key] for t in triplets], precision, device))
         for key in ("text", "same", "other")
     )
-    near_NN, far_NN = text_ND @ same_ND.T, text_ND @ other_ND.T
-    np.fill_diagonal(far_NN, -np.inf)  # its own is about the same thing: no retrieval can be asked to tell
-    own_N1 = np.diag(near_NN)[:, None]
-    rank_N = 1 + (near_NN > own_N1).sum(axis=1) + (far_NN > own_N1).sum(axis=1)
-    return float((1 / rank_N).mean())
+    cosine_NM = text_ND @ np.concatenate([same_ND, other_ND]).T
+    size = len(triplets)
+    # Its own sentence of like words is about the same thing: no retrieval can be asked to tell.
+    cosine_NM[np.arange(size), size + np.arange(size)] = -2
+    # With one right answer a row, the average precision of a ranking is the reciprocal of its rank.
+    return float(label_ranking_average_precision_score(np.eye(size, 2 * size), cosine_NM))
 
 
 def _embed(backbone: Backbone, texts: Sequence[str], precision: Precision, device: torch.device) -> Matrix:
     tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
     return embedding_matrix(backbone, tokens, precision=precision, device=device)
-
-
-def _unit(embedding_ND: Matrix) -> Matrix:
-    unit_ND: Matrix = embedding_ND / np.maximum(np.linalg.norm(embedding_ND, axis=1, keepdims=True), 1e-12)
-    return unit_ND
 
 
 def _neighbours(query_ND: Matrix, corpus_ND: Matrix) -> np.ndarray[Any, np.dtype[np.int64]]:

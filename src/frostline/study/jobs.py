@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from frostline.errors import FrostlineError, Interrupted
+from frostline.signals import answering
 from frostline.training.journal import Event
 
 _LAST_CHARACTERS = 2000
@@ -78,14 +77,10 @@ def _passing_on(process: subprocess.Popen[str]) -> Iterator[list[int]]:
         asked.append(number)
         process.send_signal(number)
 
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not the main thread
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        with answering(ask):
+            yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if process.poll() is None:
             process.terminate()
         for pipe in (process.stdin, process.stdout):

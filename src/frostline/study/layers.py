@@ -3,7 +3,7 @@
 A linear probe on the averaged states of every stage, how far apart the classes lie there, and how a probe on
 the embeddings grows with the rows.
 
-Shapes: N texts, S stages, D width.
+Shapes: N texts, D width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from frostline.data.batches import Split
 from frostline.data.labels import LabelsN, Task, is_labelled
@@ -24,20 +25,20 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def stage_scores(
-    tasks: Mapping[str, Task], means: Mapping[str, Matrix], splits: Mapping[str, Split]
+    tasks: Mapping[str, Task], states: Mapping[str, list[Matrix]], splits: Mapping[str, Split]
 ) -> dict[str, list[float]]:
-    """Validation score of a probe on each stage, by task.
+    """Validation score of a probe on each of some states, by task.
 
     Args:
         tasks: with a label in both splits.
-        means: by split, `stage_means` (N, S, D).
+        states: by split, (N, D) each.
         splits: with the labels.
     """
     found: dict[str, list[float]] = {}
     for name, task in tasks.items():
         found[name] = []
-        for stage in range(means["train"].shape[1]):
-            train_ND, held_ND = (_unit(means[split][:, stage]) for split in ("train", "validation"))
+        for pair in zip(states["train"], states["validation"], strict=True):
+            train_ND, held_ND = (normalize(one) for one in pair)
             head = Head(task, width=train_ND.shape[1], input_scale=float(np.sqrt(train_ND.shape[1])))
             found[name].append(_solved(head, train_ND, held_ND, splits))
     return found
@@ -60,7 +61,7 @@ def separability(task: Task, states_ND: Matrix, labels: LabelsN) -> float | None
     known = is_labelled(labels)
     if task.kind != "classification" or not known.any():
         return None
-    states, classes = _unit(states_ND[known]).astype(np.float64), labels[known]
+    states, classes = normalize(states_ND[known]).astype(np.float64), labels[known]
     mean, whole = states.mean(axis=0), float(states.var(axis=0).sum())
     between = sum(
         float((classes == c).mean()) * float(((states[classes == c].mean(axis=0) - mean) ** 2).sum())
@@ -97,8 +98,3 @@ def probe_scores(
             held_labels=held.labels[name],
         )["score"]
     return found
-
-
-def _unit(states_ND: Matrix) -> Matrix:
-    unit: Matrix = states_ND / np.maximum(np.linalg.norm(states_ND, axis=1, keepdims=True), 1e-12)
-    return unit

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sklearn.metrics import confusion_matrix
 
-from frostline.data.labels import is_labelled
+from frostline.data.labels import Task, is_labelled
 from frostline.model.bundle import read_head
 from frostline.model.heads import decisions, probabilities
 from frostline.plan.picture import build_trainability
@@ -49,12 +49,12 @@ def build_outcome(
         for name in (split, "validation")
     )
     draws, held_draws = draw_scores(answers), draw_scores(held)
-    scenarios = [
-        _entry(place, prepared, plan, seeds)
-        | _scores(_reports(place, plan, seeds), draws[plan.name], draws[yardstick], split)
-        | {"confusion": _confusion(answers[plan.name][0])}
-        for plan, seeds in finished
-    ]
+    scenarios = []
+    for plan, seeds in finished:
+        reports = [_json(place.run(plan, seed) / "report.json") for seed in seeds]
+        about = _entry(place, prepared, plan, seeds, reports)
+        about |= _scores(prepared.model.tasks, reports, draws[plan.name], draws[yardstick], split)
+        scenarios.append(about | {"confusion": _confusion(answers[plan.name][0])})
     _add_changes(scenarios, next(one for one in scenarios if one["name"] == yardstick))
     recommended = recommend(scenarios, held_draws, num_rows=len(prepared.splits["validation"]))
     return {
@@ -71,9 +71,10 @@ def build_outcome(
     }
 
 
-def _entry(place: Place, prepared: Prepared, plan: Scenario, seeds: list[int]) -> dict[str, Any]:
+def _entry(
+    place: Place, prepared: Prepared, plan: Scenario, seeds: list[int], reports: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What a scenario did and cost."""
-    reports = _reports(place, plan, seeds)
     reached = [phase["frozen_depths"] for phase in reports[0]["phases"]]
     return {
         "name": plan.name,
@@ -88,15 +89,11 @@ def _entry(place: Place, prepared: Prepared, plan: Scenario, seeds: list[int]) -
     }
 
 
-def _reports(place: Place, plan: Scenario, seeds: list[int]) -> list[dict[str, Any]]:
-    return [_json(place.run(plan, seed) / "report.json") for seed in seeds]
-
-
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8")))
 
 
-def _task(task: Any) -> dict[str, Any]:
+def _task(task: Task) -> dict[str, Any]:
     return {"kind": task.kind, "labels": list(task.labels), "score": task.main_score}
 
 
@@ -106,18 +103,17 @@ def _answers(run: Path, split: str) -> Answers:
     return Answers(tasks, logits, labels)
 
 
-def _scores(reports: list[dict[str, Any]], own: Draws, other: Draws, split: str) -> dict[str, Any]:
+def _scores(
+    tasks: Mapping[str, Task], reports: list[dict[str, Any]], own: Draws, other: Draws, split: str
+) -> dict[str, Any]:
     """Scores of the mean and of each task, with 95 % intervals, also of the change from the yardstick."""
-    found = [report[split]["tasks"] for report in reports]
-    tasks = {
-        task: _with_intervals(
-            [scores[task][_main(scores[task])] for scores in found], own.tasks[task], other.tasks[task]
-        )
-        for task in own.tasks
-    }
+    found = {}
+    for name in own.tasks:
+        values = [report[split]["tasks"][name][tasks[name].main_score] for report in reports]
+        found[name] = _with_intervals(values, own.tasks[name], other.tasks[name])
     mean = _with_intervals([report[split]["score"] for report in reports], own.mean, other.mean)
     held = statistics.mean(report["validation"]["score"] for report in reports)
-    return {"validation": held, **mean, "tasks": tasks}
+    return {"validation": held, **mean, "tasks": found}
 
 
 def _with_intervals(values: list[float], own: Matrix, other: Matrix) -> dict[str, Any]:
@@ -131,10 +127,6 @@ def _add_changes(scenarios: list[dict[str, Any]], yardstick: dict[str, Any]) -> 
         one["change"] = one["score"] - yardstick["score"]
         for task, entry in one["tasks"].items():
             entry["change"] = entry["score"] - yardstick["tasks"][task]["score"]
-
-
-def _main(scores: dict[str, Any]) -> str:
-    return "pearson" if "pearson" in scores else "macro_f1"
 
 
 def _costs(reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -62,13 +62,9 @@ class Place:
         """What a worker is told."""
         return (self.file(scenario, seed), self.run(scenario, seed), self.probe, self.drift(scenario, seed))
 
-    def check_free(self, *, overwrite: bool) -> None:
-        """Refuses files that are no study's; removes an earlier study with `overwrite`.
-
-        Raises:
-            RunError: the folder may not be used.
-        """
-        found = {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
+    def check_free(self) -> None:
+        """Raises RunError when the folder holds files that are no study's."""
+        found = self._names()
         is_study = (self.folder / "study.json").is_file()
         strangers = found - _CONTENT if is_study else found
         if strangers:
@@ -76,10 +72,15 @@ class Place:
                 f"{self.folder}: holds files that are no study's ({listing(sorted(strangers))}). Give a new "
                 "or an empty --output."
             )
-        if overwrite:
-            for name in found:
-                path = self.folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def clear(self) -> None:
+        """Removes an earlier study; rows that it keeps in `data/` stay."""
+        for name in self._names() - {"data"}:
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _names(self) -> set[str]:
+        return {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
 
     def open(self, asked: Config, prepared: Prepared, texts: list[str]) -> Config:
         """Starts the study, or goes on with it.

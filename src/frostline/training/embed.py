@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,18 +39,29 @@ def embed(
     yield from map_batches(forward, batches, device=device)
 
 
+@dataclass(frozen=True)
+class StageMeans:
+    """What every stage makes of texts.
+
+    Attributes:
+        means_NSD: stages 0 … L, averaged over a text's tokens.
+        embedding_ND: the embeddings, which may have another width.
+    """
+
+    means_NSD: np.ndarray[Any, np.dtype[np.float32]]
+    embedding_ND: np.ndarray[Any, np.dtype[np.float32]]
+
+
 def stage_means(
     backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What every stage makes of a text, in one pass: (N, L + 2, D), stages 0 … L averaged over the text's
-    tokens, and last the embedding; where that has another width, it is left out: (N, L + 1, D).
-    """
+) -> StageMeans:
+    """The averaged states of every stage and the embeddings of texts, in one pass without gradient."""
     backbone.eval()
-    num_stages, width = backbone.num_stages, backbone.hidden_width
-    has_embedding = backbone.width == width
-    means_NSD = np.empty((len(tokens), num_stages + has_embedding, width), dtype=np.float32)
+    size, num_stages = len(tokens), backbone.num_stages
+    means_NSD = np.empty((size, num_stages, backbone.hidden_width), dtype=np.float32)
+    embedding_ND = np.empty((size, backbone.width), dtype=np.float32)
 
-    def forward(rows: IntN) -> torch.Tensor:
+    def forward(rows: IntN) -> tuple[torch.Tensor, torch.Tensor]:
         batch = pad(tokens, rows, pad_id=backbone.pad_id).to(device)
         mask_BL1 = batch.mask_BL[..., None].float()
         states, found = batch.ids_BL, []
@@ -57,14 +69,12 @@ def stage_means(
             for stage in range(num_stages):
                 states = backbone.hidden(states, batch.mask_BL, start=stage, stop=stage + 1)
                 found.append((states.float() * mask_BL1).sum(1) / mask_BL1.sum(1))
-            if has_embedding:
-                found.append(backbone.pool(states, batch.mask_BL))
-        return torch.stack(found, dim=1)
+            return torch.stack(found, dim=1), backbone.pool(states, batch.mask_BL)
 
     batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
-    for rows, values in map_batches(forward, batches, device=device):
-        means_NSD[rows] = values.cpu().numpy()
-    return means_NSD
+    for rows, (means, embeddings) in map_batches(forward, batches, device=device):
+        means_NSD[rows], embedding_ND[rows] = means.cpu().numpy(), embeddings.cpu().numpy()
+    return StageMeans(means_NSD, embedding_ND)
 
 
 def embedding_matrix(
