@@ -18,6 +18,7 @@ from frostline.model.bundle import BundleFile
 from frostline.model.device import Precision
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.picture import Trainability, share
+from frostline.study.charts import duration
 from frostline.training.leak import leak_sentence
 
 _WIDTH = 160  # of tables, where there is no terminal that has one
@@ -141,12 +142,16 @@ def show_advice(console: Console, content: Mapping[str, Any], *, place: Path) ->
     console.print(f"[bold]heads alone[/bold] {grown}")
     ranked = Table("", "plan", "about", "time", "why", box=None, header_style="bold")
     for number, plan in enumerate(content["plans"], 1):
-        minutes = f"{plan['seconds'] / 60:.1f} min"
-        ranked.add_row(str(number), plan["recipe"], f"{plan['score']:.3f}", minutes, escape(plan["reason"]))
+        about = f"{plan['score']:.3f}", duration(plan["seconds"])
+        ranked.add_row(str(number), plan["recipe"], *about, escape(plan["reason"]))
     console.print(ranked)
     for sign in content["domain"]:
         console.print(f"[yellow]note:[/yellow] {escape(sign)}")
-    console.print(f"{content['seconds']:.0f} s. Train the first: frostline train {escape(str(place))}")
+    together = duration(sum(plan["seconds"] for plan in content["plans"]))
+    console.print(
+        f"{duration(content['seconds'])}; to train them all would take about {together}. Train the first: "
+        f"frostline train {escape(str(place))}"
+    )
 
 
 def show_file_report(report: FileReport, *, output: Path, precision: Precision) -> None:

@@ -24,6 +24,7 @@ from frostline.errors import ConfigError, DataError
 from frostline.plan.groups import stage_name
 from frostline.plan.phase import PlanSettings, TopLayers
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
+from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
 from frostline.study.race import drawn, race, race_rows, race_steps, subset
@@ -121,7 +122,7 @@ def advice_file(asked: Config, advice: Advice) -> str:
     lines = ["What `frostline advise` found; a prediction, not a measurement.", ""]
     for number, plan in enumerate(advice.plans, 1):
         lines.append(
-            f"{number}. {plan.recipe}: about {plan.score:.3f} in {plan.seconds / 60:.0f} min. {plan.reason}."
+            f"{number}. {plan.recipe}: about {plan.score:.3f} in {duration(plan.seconds)}. {plan.reason}."
         )
     lines += [f"Note: {sign}." for sign in advice.domain]
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)

@@ -68,9 +68,7 @@ def build_scenarios(
         if name == "one-head":
             heads = list(tasks) if len(tasks) > 1 else []
             if names and not heads:
-                raise ConfigError(
-                    "--scenarios one-head: there is one task; with its head frozen none learns."
-                )
+                raise ConfigError("scenario one-head: there is one task; with its head frozen none learns.")
             found += [_one_head(task, tasks) for task in heads]
         else:
             found.append(_build(name, own=own, tasks=tasks))
@@ -79,7 +77,7 @@ def build_scenarios(
         (s.name for s, folder in zip(found, folders, strict=True) if folders.count(folder) > 1), None
     )
     if twice:
-        raise ConfigError(f"--scenarios: '{twice}' is named twice, or like another one. Rename the file.")
+        raise ConfigError(f"scenario '{twice}' is named twice, or like another one. Rename the file.")
     return found
 
 
@@ -94,13 +92,13 @@ def _build(name: str, *, own: PlanSettings, tasks: Collection[str]) -> Scenario:
         return Scenario(Path(name).stem, _read_plan(Path(name)))
     known = [*recipes(), OWN, *(f"one-head:{task}" for task in tasks)]
     raise ConfigError(
-        f"--scenarios {name}: is no recipe ({', '.join(known)}) and no TOML file." + did_you_mean(name, known)
+        f"scenario {name}: is no recipe ({', '.join(known)}) and no TOML file." + did_you_mean(name, known)
     )
 
 
 def _one_head(task: str, tasks: Collection[str]) -> Scenario:
     if task not in tasks:
-        raise ConfigError(f"--scenarios one-head:{task}: is no task." + did_you_mean(task, tasks))
+        raise ConfigError(f"scenario one-head:{task}: is no task." + did_you_mean(task, tasks))
     return Scenario(f"one-head:{task}", PlanSettings(recipe="one-head", frozen_heads=(task,)))
 
 
