@@ -28,12 +28,19 @@ DECAY = {"head_lr": 1e-3, "layer_decay": 0.9}
 
 def everything(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
     """A phase in which every layer learns."""
-    return {"name": "all", "top_layers": "all", "backbone_lr": rate, "epochs": epochs, **DECAY, **more}
+    return {"name": "all", "top_layers": "all", "backbone_lr": rate, "epochs": epochs} | DECAY | more
 
 
 def top_two(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
     """A phase in which the top two layers learn."""
-    return {"name": "top", "top_layers": 2, "backbone_lr": rate, "epochs": epochs, **DECAY, **more}
+    return {"name": "top", "top_layers": 2, "backbone_lr": rate, "epochs": epochs} | DECAY | more
+
+
+def thawing(rate: float, epochs: int, layers: int, patience: int, **more: Any) -> dict[str, Any]:
+    """A phase in which the top two layers learn, and some more at each plateau."""
+    plateau = {"until": {"patience": patience, "min_delta": 0.002}, "evaluations_per_epoch": 2}
+    thaw = {"thaw": {"layers": layers, "patience": 1}}
+    return top_two(rate, epochs, name="thaw", **plateau, **thaw, **more)
 
 
 def protected(head: str, protect: str) -> list[dict[str, Any]]:
@@ -43,6 +50,20 @@ def protected(head: str, protect: str) -> list[dict[str, Any]]:
 
 FLAT = {"patience": 1, "min_delta": 0.002}
 PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "little": {
+        "full 8 at 1e-4": [everything(1e-4, 8)],
+        "full 8 at 2e-4": [everything(2e-4, 8)],
+        "full 16 at 1e-4": [everything(1e-4, 16)],
+        "full 16 at 2e-4": [everything(2e-4, 16)],
+        "solved, thaw 16 at 2e-4": [SOLVED, thawing(2e-4, 16, 2, 4)],
+        "solved, top 4, all 8 at 1e-4": [SOLVED, top_two(1e-4, 4), everything(1e-4, 8)],
+        "solved, top 4, all 8 at 2e-4": [SOLVED, top_two(2e-4, 4), everything(2e-4, 8)],
+        "solved, top 8, all 16 at 2e-4": [SOLVED, top_two(2e-4, 8), everything(2e-4, 16)],
+        "solved, all 8 at 1e-4, heads too": [SOLVED, everything(1e-4, 8, head_lr=1e-4)],
+        "solved, all 4 at 2e-4, heads too": [SOLVED, everything(2e-4, 4, head_lr=2e-4)],
+        "solved, thaw 8 at 2e-4, heads too": [SOLVED, thawing(2e-4, 8, 2, 4, head_lr=2e-4)],
+        "layers 8 at 1e-4": [everything(1e-4, 8, top_layers=6)],
+    },
     "depth": {
         "full 3 at 1e-4": [everything(1e-4, 3)],
         "full 4 at 1e-4": [everything(1e-4, 4)],

@@ -87,7 +87,7 @@ class Config(Settings):
         try:
             config = cls.model_validate(dict(content))
         except ValidationError as error:
-            raise ConfigError("\n".join(_explanations(error))) from error
+            raise ConfigError("\n".join(explanations(error))) from error
         check_task_names(config.tasks)
         return config
 
@@ -206,11 +206,17 @@ def _is_item(place: Any, part: str) -> bool:
     return isinstance(place, list) and part.isdigit() and int(part) < len(place)
 
 
-def _explanations(error: ValidationError) -> list[str]:
-    """A sentence for each key that is wrong; what a union of types refuses many times is said once."""
+def explanations(error: ValidationError, *, within: tuple[str, ...] = ()) -> list[str]:
+    """A sentence for each key that is wrong; what a union of types refuses many times is said once.
+
+    Args:
+        error: of the settings of a run, or of a part of them.
+        within: keys that lead to this part.
+    """
     sentences: dict[str, str] = {}
     for detail in error.errors():
-        location = [part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
+        inner = [part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
+        location = [*within, *inner]
         sentences.setdefault(json.dumps(location), _explain(detail, location))
     return list(sentences.values())
 

@@ -5,16 +5,15 @@ Trains nothing and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from frostline.config import Config
 from frostline.data.batches import Split, tokenize
 from frostline.data.dataset import Tables, load_tables, text_columns
-from frostline.data.labels import Task, check_learnable, encode_labels, is_labelled
+from frostline.data.labels import check_learnable, encode_labels, is_labelled
 from frostline.data.table import read_table
 from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
@@ -22,6 +21,7 @@ from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_ove
 from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
 from frostline.model.domains import find_backbone
 from frostline.model.multitask import MultitaskModel
+from frostline.notices import added_epochs, cut_texts, fork_costs, unseen_labels
 from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
@@ -69,7 +69,7 @@ def prepare(config: Config) -> Prepared:
     config = _with_heads(config, heads)
     given = {name: head.task for name, head in heads.items()}
     tables = load_tables(config.data, config.tasks, seed=config.train.seed, given=given)
-    backbone = load_backbone(config.model)
+    backbone = _backbone(config)
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device=device, width=backbone.width)
     model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout)
@@ -89,22 +89,28 @@ def prepare(config: Config) -> Prepared:
         *tables.warnings,
         *(sentence for sentence in strangers if sentence),
         *plan_warnings(phases, forked=forked),
-        *_fork_costs(model, phases),
+        *fork_costs(model, phases),
         *(
             f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
             for task in tables.tasks
             if task.name not in scored and any(task.name not in phase.frozen_heads for phase in phases)
         ),
-        *(said for task in tables.tasks for said in _unseen_labels(task, splits["validation"])),
-        *_cut_texts(splits["train"], backbone.max_length),
+        *(said for task in tables.tasks for said in unseen_labels(task, splits["validation"])),
+        *cut_texts(splits["train"], backbone.max_length),
     )
     train, noted = _resolved_settings(config, precision, device)
     warnings += tuple(noted)
     asked, phases = phases, _with_epochs(phases, splits["train"], train)
-    warnings += tuple(_added_epochs(asked, phases))
+    warnings += tuple(added_epochs(asked, phases))
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
     return Prepared(resolved, splits, model, phases, precision, device, warnings, decisions)
+
+
+def _backbone(config: Config) -> Backbone:
+    backbone = load_backbone(config.model)
+    backbone.recomputes_stages = config.train.gradient_checkpointing
+    return backbone
 
 
 def phases_of(prepared: Prepared, plan: PlanSettings) -> tuple[Phase, ...]:
@@ -125,15 +131,6 @@ def _with_epochs(phases: Sequence[Phase], train: Split, settings: TrainSettings)
     heads = [phase.taught_heads(train.labels) for phase in phases]
     steps = [len(epoch_steps(train, settings, epoch=0, heads=names)) for names in heads]
     return tuple(phase.with_epochs_for(count) for phase, count in zip(phases, steps, strict=True))
-
-
-def _added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[str]:
-    for before, after in zip(asked, phases, strict=True):
-        if after.epochs > before.epochs:
-            yield (
-                f"phase '{after.name}': {after.epochs} epochs instead of {before.epochs}, since rows are few "
-                f"(min_steps = {before.min_steps}). With a recipe, plan.epochs says how many."
-            )
 
 
 def texts_of(prepared: Prepared, split: str) -> list[str]:
@@ -173,7 +170,7 @@ def prepare_alone(prepared: Prepared, task: str) -> Prepared:
     config = prepared.config
     phases = phases_alone(prepared.phases, task)
     model = MultitaskModel(
-        load_backbone(config.model),
+        _backbone(config),
         (prepared.model.tasks[task].uncalibrated(),),
         dropout=config.model.dropout,
     )
@@ -212,12 +209,13 @@ def _with_heads(config: Config, heads: Mapping[str, BorrowedHead]) -> Config:
             f"tasks: heads from elsewhere read different poolings ({listing(sorted(poolings))})."
         )
     pooling = config.model.pooling or next(iter(poolings), None)
-    if not _says_its_pooling(config.model.backbone):
+    if not says_its_pooling(config.model.backbone):
         config = config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})})
     return config.model_copy(update={"tasks": tasks})
 
 
-def _says_its_pooling(backbone: str) -> bool:
+def says_its_pooling(backbone: str) -> bool:
+    """Whether a backbone's folder says how it pools, so that no setting may."""
     return (find_backbone(backbone).folder / "modules.json").is_file()
 
 
@@ -226,54 +224,12 @@ def _labelled(split: Split) -> set[str]:
     return {name for name, labels in split.labels.items() if is_labelled(labels).any()}
 
 
-def _fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
-    """What stages of their own will cost, a sentence for each phase that gives some to a head."""
-    num_layers = model.backbone.num_layers
-    for phase in phases:
-        if phase.protect != "fork":
-            continue
-        depth = phase.depths(num_layers)[-1]
-        size = sum(
-            parameter.numel()
-            for name, parameter in model.backbone.named_parameters()
-            if (stage := model.backbone.stage_of[name]) is not None and stage >= depth
-        )
-        layers = num_layers + 1 - max(1, depth)
-        yield (
-            f"phase '{phase.name}': a private copy of {layers} of {num_layers} layers for "
-            f"{listing(phase.frozen_heads)} makes a prediction {layers / num_layers:.0%} slower "
-            f"for each head and the model {size * 4 / 2**20:.0f} MiB larger."
-        )
-
-
 def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Split:
     table = tables.splits[name]
     texts = (str(text) for text in table.columns[config.data.text])
     tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
     labels = {task.name: encode_labels(task, table) for task in tables.tasks}
     return Split(name, tokens, labels, replace(table, columns={}).where)  # places without the texts
-
-
-def _unseen_labels(task: Task, validation: Split) -> Iterator[str]:
-    """A sentence when labels of a task do not occur in validation, so that its score says nothing of them."""
-    labels = validation.labels[task.name]
-    known = labels[is_labelled(labels)]
-    if task.kind == "regression" or not len(known):
-        return
-    counts = known.sum(axis=0) if known.ndim == 2 else np.bincount(known, minlength=task.num_outputs)
-    unseen = [label for label, count in zip(task.labels, counts, strict=True) if not count]
-    if unseen:
-        yield (
-            f"no validation row has these labels of '{task.name}', so its score says nothing of them: "
-            f"{listing(unseen)}."
-        )
-
-
-def _cut_texts(train: Split, max_length: int) -> Iterator[str]:
-    """A sentence when more than one text in a hundred is cut."""
-    num_cut = int((train.tokens.length_N >= max_length).sum())
-    if num_cut > len(train) / 100:
-        yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
 
 
 def _resolved_settings(

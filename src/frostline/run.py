@@ -186,7 +186,8 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"the memory of {device} is too small: halve train.batch_tokens (now "
-                    f"{prepared.config.train.batch_tokens}). The last checkpoint is kept."
+                    f"{prepared.config.train.batch_tokens}), or set train.gradient_checkpointing = true. The "
+                    "last checkpoint is kept."
                 ) from error
         trained = Trained(
             model, prepared.phases, prepared.splits, prepared.config.data.text, prepared.precision, device

@@ -240,8 +240,12 @@ class Watcher:
     def _on_scenario(self, event: Mapping[str, Any]) -> None:
         self.close()
         what = f"{escape(event['name'])}, seed {event['seed']} ({event['number']} of {event['total']})"
-        about = "done already" if event["is_done"] else f"about {event['seconds_left'] / 60:.0f} min left"
+        about = "done already" if event["is_done"] else f"about {duration(event['seconds_left'])} left"
         self.console.print(f"[bold]{what}[/bold] {about}")
+
+    def _on_part(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        self.console.print(f"[bold]{escape(event['name'])}[/bold]")
 
     def _on_alone(self, event: Mapping[str, Any]) -> None:
         self.close()

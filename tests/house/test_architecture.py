@@ -16,7 +16,7 @@ FLOORS = [
     {"plan"},
     {"training"},
     {"inference"},
-    {"config"},
+    {"config", "notices"},
     {"folder", "results", "prepare", "start"},
     {"fingerprint"},
     {"run", "dry_run", "starter"},

@@ -66,6 +66,45 @@ def test_prefix_and_suffix_share_every_parameter(encoder):
     assert moved - {0} == set(range(depth, encoder.num_stages))
 
 
+def gradients_and_kept_bytes(encoder):
+    """Gradients of a step with dropout from depth 1 on, and the bytes that the forward pass keeps for it."""
+    batch, kept = batch_of(encoder), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    states = encoder.prefix(batch, depth=1).detach()
+    encoder.train()
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = encoder.suffix(states, batch.mask_BL, depth=1).pow(3).sum()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+    encoder.zero_grad()
+    encoder.eval()
+    return found, sum(kept.values())
+
+
+def test_stages_computed_again_in_the_backward_pass_give_the_same_bits_and_keep_less(encoder):
+    whole, most = gradients_and_kept_bytes(encoder)
+    encoder.recomputes_stages = True
+    clone = copy.deepcopy(encoder)
+    again, least = gradients_and_kept_bytes(clone)
+    encoder.recomputes_stages = False
+    assert clone.recomputes_stages
+    assert whole.keys() == again.keys()
+    for name, gradient in whole.items():
+        # Relative positions, which MPNet's and DeBERTa's layers share, add up in another order.
+        is_shared = encoder.stage_of[name] == 0
+        assert (
+            torch.allclose(gradient, again[name], rtol=1e-4)
+            if is_shared
+            else torch.equal(gradient, again[name])
+        ), name
+    assert least < most
+
+
 def test_every_parameter_has_a_stage_and_every_stage_a_module(encoder):
     assert set(encoder.stage_of.values()) >= set(range(encoder.num_stages))
     covered = {

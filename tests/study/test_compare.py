@@ -179,6 +179,54 @@ def test_a_mistake_leaves_an_earlier_study_where_it_is(study, tmp_path):
     assert (folder / "out" / "compare.json").is_file()
 
 
+def test_a_model_that_the_study_starts_from_is_not_written_over(study):
+    content, folder, _, _ = study
+    inside = folder / "out" / "scenarios" / "features" / "seed-0" / "model"
+    with pytest.raises(RunError, match="which lies in it"):
+        fl.compare(
+            content | {"model": {"backbone": str(inside)}},
+            output=folder / "out",
+            scenarios=["features"],
+            overwrite=True,
+        )
+    assert inside.is_dir()
+
+
+def test_a_study_that_was_killed_at_its_start_begins_again(content, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    for overwrite in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr("frostline.study.place.thinned", killed)
+            with pytest.raises(KeyboardInterrupt):
+                fl.compare(content, output=out, scenarios=["features"], overwrite=overwrite)
+        assert (out / "base.toml").is_file() and not (out / "probe.json").is_file()
+        assert fl.compare(content, output=out, scenarios=["features"]).recommendation == "features"
+
+
+def test_few_validation_texts_are_topped_up_for_the_drift(content, tmp_path):
+    content["data"]["validation"] = str(write_jsonl(tmp_path / "few.jsonl", toy_rows(12, seed=5)))
+    found = fl.compare(content, output=tmp_path / "out", scenarios=["features"])
+    assert found.content["scenarios"][0]["drift"]["num_texts"] == 252
+
+
+def test_a_test_file_without_labels_leaves_the_comparison_to_validation(content, tmp_path):
+    rows = [{"text": row["text"]} for row in toy_rows(30, seed=5)]
+    content["data"]["test"] = str(write_jsonl(tmp_path / "unlabelled.jsonl", rows))
+    found = fl.compare(content, output=tmp_path / "out", scenarios=["features"])
+    assert found.content["split"] == "validation" and found.content["scenarios"][0]["score"] > 0.5
+
+
+def test_modules_in_the_working_directory_are_not_imported(content, tmp_path, monkeypatch):
+    """A data folder may hold a json.py; `python -m` would import it."""
+    (tmp_path / "json.py").write_text("raise SystemExit('code of a stranger ran')")
+    monkeypatch.chdir(tmp_path)
+    found = fl.compare(content, output=tmp_path / "out", scenarios=["features"])
+    assert not found.content["failures"]
+
+
 def test_torchrun_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):
@@ -189,7 +237,7 @@ def test_torchrun_is_refused(content, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"seeds": 0}, "--seeds"),
-        ({"scenarios": ["features"], "yardstick": "full"}, "--yardstick full"),
+        ({"scenarios": ["features"], "yardstick": "feature"}, "--yardstick feature.*Did you mean 'features'"),
         ({"scenarios": ["nothing"]}, "is no recipe"),
     ],
 )

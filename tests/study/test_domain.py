@@ -35,7 +35,28 @@ def test_the_words_of_a_domain_are_seen(general, text, name):
 
 @pytest.mark.weights
 def test_words_in_many_pieces_are_seen(general):
-    assert "many words are unknown" in signs(general, ["xqzvt qwrtzp ypsxil vvkrt"] * 20)
+    assert "many words are split into pieces" in signs(general, ["xqzvt qwrtzp ypsxil vvkrt"] * 20)
+
+
+@pytest.mark.weights
+def test_a_script_without_spaces_is_not_called_strange_for_its_long_words(general):
+    assert "split into pieces" not in signs(general, ["これは文章です今日はとても天気がいい"] * 20)
+
+
+@pytest.mark.weights
+def test_a_prompt_before_every_text_counts_for_no_word(general):
+    general.sentence_transformer.prompts["asked"] = "represent this sentence for searching: "
+    general.sentence_transformer.default_prompt_name = "asked"
+    tokens = tokenize(general.tokenizer, ["so it goes"] * 20, max_length=128, prompt=general.prompt)
+    found = domain_signs(general, Split("validation", tokens, {}), ["so it goes"] * 20)
+    general.sentence_transformer.default_prompt_name = None
+    assert found == ()
+
+
+@pytest.mark.weights
+def test_a_domain_whose_backbone_is_in_use_is_not_advised(general, monkeypatch):
+    monkeypatch.setattr(general, "name", "ProsusAI/finbert")
+    assert "model.backbone" not in signs(general, [MARKET] * 20)
 
 
 def test_unknown_pieces_are_seen(backbone):

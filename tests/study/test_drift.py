@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import CONFIGS, WORDS, save_encoder, toy_rows, write_jsonl
+from frostline import train
 from frostline.data.batches import tokenize
 from frostline.errors import BackboneError, DataError
 from frostline.model.backbone import load_backbone
@@ -99,6 +100,21 @@ def test_backbones_of_other_shapes_are_refused(backbone, tmp_path):
     other = load_backbone(ModelSettings(backbone=str(save_encoder(tmp_path / "two", config)), max_length=32))
     with pytest.raises(BackboneError, match="differ in shape"):
         weight_changes(backbone, other)
+
+
+def test_few_texts_are_not_all_each_others_neighbours(backbone, tokens):
+    """Of twenty texts ten neighbours would be half of all: chance alone would find most of them again."""
+    few = tokens.take(range(20))
+    found = measure_drift(backbone, moved(backbone, 0.5), few, precision=FP32, device=CPU)
+    assert found.num_neighbours == 1 and found.must_embed_again
+    assert "the 1 nearest" in found.verdict
+
+
+def test_a_plain_folder_is_pooled_as_the_run_pools(content, tiny, toy, tmp_path):
+    content["model"]["pooling"] = "cls"
+    content["plan"] = {"phases": [{"name": "heads", "epochs": 1}]}
+    run = train(content, output=tmp_path / "run").folder
+    assert drift_of_file(tiny, run, toy / "test.jsonl").cosine > 0.999
 
 
 def test_too_few_texts_are_refused(backbone, tokens):

@@ -8,7 +8,8 @@ from frostline.study.significance import Draws
 
 def entry(name, validation, seconds, *, identical=False, seeds=1):
     drift = {"is_identical": identical, "verdict": "Embed your corpus again."}
-    return {"name": name, "validation": validation, "seconds": seconds, "seeds": [0] * seeds, "drift": drift}
+    cost = {"seconds": seconds, "seconds_estimated": seconds}
+    return {"name": name, "validation": validation, **cost, "seeds": [0] * seeds, "drift": drift}
 
 
 def draws(noise=0.01, **scores):
@@ -27,6 +28,12 @@ def test_a_cheaper_one_within_the_noise_is_taken():
     found = recommend([entry("a", 0.895, 1), entry("b", 0.9, 10)], draws(a=0.895, b=0.9), num_rows=100)
     assert found["scenario"] == "a" and found["best"] == "b"
     assert "-0.005" in found["reason"] and "10.0 times" in found["reason"]
+
+
+def test_the_run_that_paid_for_the_embeddings_of_all_is_not_called_dear():
+    first = entry("a", 0.9, 76) | {"seconds_estimated": 10}
+    second = entry("b", 0.9, 20) | {"seconds_estimated": 12}
+    assert recommend([first, second], draws(a=0.9, b=0.9), num_rows=100)["scenario"] == "a"
 
 
 def test_a_small_loss_that_is_sure_is_a_loss():
@@ -54,6 +61,8 @@ def test_one_seed_is_called_one():
     )
     assert "1 seed;" in one["uncertainty"] and "give more --seeds" in one["uncertainty"]
     assert "3 seeds." in many["uncertainty"]
+    solved = recommend([entry("a", 0.9, 1), entry("b", 0.8, 2, seeds=3)], draws(a=0.9, b=0.8), num_rows=100)
+    assert "3 seeds." in solved["uncertainty"]
 
 
 def test_a_study_of_one_has_nothing_to_compare():

@@ -63,7 +63,9 @@ def test_a_file_holds_a_plan(tmp_path, text):
     [
         ("[model]\n", "holds no plan"),
         ("recipe = ", "not valid TOML"),
-        ("[plan]\nrecipee = 1", "plan.recipee"),
+        ("[plan]\nrecipee = 1", "plan.recipee: unknown key. Did you mean 'recipe'"),
+        ("[plan]\n", "holds no plan"),
+        ("[[phases]]\nepoch = 2", "plan.phases.*epoch: unknown key. Did you mean 'epochs'"),
     ],
 )
 def test_a_file_without_a_plan_is_refused(tmp_path, text, said):
@@ -71,6 +73,12 @@ def test_a_file_without_a_plan_is_refused(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         names([str(path)])
+
+
+def test_every_key_of_a_file_counts(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('recipe = "full"\nepochs = 8\n')
+    assert build_scenarios([str(path)], own=OWN, tasks=TASKS)[0].plan.epochs == 8
 
 
 def test_a_missing_file_is_refused(tmp_path):

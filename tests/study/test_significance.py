@@ -47,6 +47,14 @@ def test_seeds_that_differ_widen_the_interval():
     assert widths["apart"] > 2 * widths["same"]
 
 
+def test_a_scenario_that_lost_a_seed_is_still_drawn_around_its_own_mean():
+    """Three runs beside two: every run of the two is drawn as often as the other."""
+    runs = [answers(0.9), answers(0.5)]
+    draws = draw_scores({"whole": [answers(0.8)] * 3, "lost": runs})
+    alone = [draw_scores({"a": [run]})["a"].mean.mean() for run in runs]
+    assert draws["lost"].mean.mean() == pytest.approx(np.mean(alone), abs=0.01)
+
+
 def test_rows_without_a_label_count_nothing():
     whole, cut = answers(0.8), answers(0.8, missing=200)
     assert draw_scores({"a": [cut]})["a"].mean.mean() != draw_scores({"a": [whole]})["a"].mean.mean()

@@ -357,3 +357,11 @@ def test_the_embeddings_of_the_bundle_are_those_of_sentence_transformers(content
     texts = ["the goal was great", "soup", "a very sad bank and one awful price of it all"]
     ours = fl.load(run.folder, precision="fp32").encode(texts)
     np.testing.assert_allclose(ours, SentenceTransformer(str(run.folder / "model")).encode(texts), atol=1e-5)
+
+
+def test_layers_computed_again_in_the_backward_pass_learn_the_same_bits(content, tmp_path):
+    content["plan"]["phases"][-1]["top_layers"] = "all"
+    kept = fl.train(content, output=tmp_path / "kept")
+    content["train"]["gradient_checkpointing"] = True
+    again = fl.train(content, output=tmp_path / "again")
+    assert same(weights(kept.folder), weights(again.folder))

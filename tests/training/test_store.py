@@ -17,7 +17,7 @@ from frostline.model.backbone import load_backbone
 from frostline.model.device import Precision
 from frostline.model.domains import ModelSettings
 from frostline.plan.phase import Phase
-from frostline.training import activations, gate
+from frostline.training import activations, gate, held
 from frostline.training.activations import Activations
 from frostline.training.gate import depths_on_the_way
 from frostline.training.store import StoreWriter, exclusive, make_room, open_store
@@ -100,6 +100,35 @@ def test_every_row_of_a_split_is_read_as_its_own(backbone, tmp_path):
         plain = activations_of(backbone, None).batch(split, np.asarray([row]), depth=2)
         assert one.states.shape == (1, length, 32)
         assert torch.allclose(one.states, plain.states, atol=5e-3)
+
+
+def test_a_store_in_device_memory_reads_as_the_one_on_disk(backbone, tmp_path, monkeypatch):
+    """The copy that a GPU would hold, on the CPU, some texts at a time."""
+    monkeypatch.setattr(held, "_TEXTS_AT_ONCE", 7)
+    made, split = activations_of(backbone, tmp_path), split_of(backbone, repeat=3)
+    filled(made, split, 2)
+    store = made._stores["train", 2]
+    copy = held.HeldStore(store, device=CPU)
+    assert len(copy) == len(store) and copy.num_bytes == store.num_bytes
+    for texts in ([3], [5, 0, 5, 2], [], list(range(len(store)))):
+        rows = np.asarray(texts, dtype=np.int64)
+        assert torch.equal(copy.read(rows), store.read(rows))
+    rows = np.arange(len(split))
+    expected = made.batch(split, rows, depth=2)
+    made._stores["train", 2] = copy
+    assert torch.equal(made.batch(split, rows, depth=2).states, expected.states)
+
+
+def test_a_damaged_store_is_not_copied_to_a_device(backbone, tmp_path):
+    made, split = activations_of(backbone, tmp_path), split_of(backbone)
+    filled(made, split, 2)
+    store = made._stores["train", 2]
+    path = store.folder / "values.bin"
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CacheError, match="damaged"):
+        held.HeldStore(store, device=CPU)
 
 
 def test_the_line_moves_up_through_the_stored_states(backbone, tmp_path):

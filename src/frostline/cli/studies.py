@@ -84,7 +84,9 @@ def advise(
     if place.exists() and not overwrite:
         raise ConfigError(f"{place}: exists. Give another --output, or --overwrite.")
     asked = load_config(config, changes)
-    advice = look(asked)
+    advice = watched(
+        lambda show: look(asked, show=show), as_json=as_json, stopped="stopped; nothing was written."
+    )
     write_text(place, advice_file(asked, advice))
     if as_json:
         return print_json({**advice.content(), "config": str(place)})

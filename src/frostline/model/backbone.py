@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -40,6 +41,9 @@ class Backbone(nn.Module):
         width: D of the embedding.
         max_length: most tokens of a text.
         name: what the weights are called.
+        recomputes_stages: whether a pass with gradient keeps the inputs of stages alone, and the backward
+            pass computes them again: less memory for about a third more time, the same bits; to rounding
+            what layers share, as MPNet's relative positions.
     """
 
     def __init__(self, sentence_transformer: SentenceTransformer, *, max_length: int, name: str) -> None:
@@ -51,6 +55,7 @@ class Backbone(nn.Module):
         self.max_length = _checked_length(self.transformer, max_length)
         sentence_transformer.max_seq_length = self.max_length
         self.name = name
+        self.recomputes_stages = False
         self._views: dict[tuple[int, int], nn.Module] = {}
         self.stage_of = {name: self._find_stage(name) for name, _ in self.named_parameters()}
 
@@ -134,7 +139,12 @@ class Backbone(nn.Module):
 
     def hidden(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
         """Hidden states (B, L, D) after stage `stop` − 1, also after the top one, before pooling."""
-        return self._run(self._view(start, stop), states, mask_BL)
+        if not (self.recomputes_stages and torch.is_grad_enabled()):
+            return self._run(self._view(start, stop), states, mask_BL)
+        for stage in range(start, stop):
+            view = self._view(stage, stage + 1)
+            states = cast(torch.Tensor, checkpoint(self._run, view, states, mask_BL, use_reentrant=False))
+        return states
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
         """Embeddings from what the prefix of this depth returned; from token ids at depth 0.
@@ -179,7 +189,9 @@ class Backbone(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         """A copy that shares nothing; its views are built anew."""
         sentence_transformer = copy.deepcopy(self.sentence_transformer, memo)
-        return Backbone(sentence_transformer, max_length=self.max_length, name=self.name)
+        clone = Backbone(sentence_transformer, max_length=self.max_length, name=self.name)
+        clone.recomputes_stages = self.recomputes_stages
+        return clone
 
     def _find_stage(self, name: str) -> int | None:
         """Stage of a parameter; None for those that no embedding depends on."""

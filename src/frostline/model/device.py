@@ -6,6 +6,7 @@ of the matrix products (autocast), or of a copy made for a forward pass.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import time
@@ -26,8 +27,9 @@ AskedFormat = Literal["auto", "bf16", "fp32"]
 Result = TypeVar("Result")
 
 # oneDNN keeps compiled code for the last 1,024 shapes of matrix products. Batches cut by length seldom
-# repeat a shape, so that is half a gigabyte for nothing; read when the first product is computed.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# repeat a shape, so that is half a gigabyte for nothing; read when the first product is computed. 16 are the
+# shapes of one batch.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 _WORTH = 1.3
 _PROBE_ROWS = 128
@@ -131,6 +133,15 @@ def machine_facts(device: torch.device) -> tuple[str, ...]:
 def forward_tokens(device: torch.device) -> int:
     """Padded tokens to compute at once: what fits a core's cache and little memory, or fills a GPU."""
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def give_memory_back() -> None:
+    """Returns what the allocator holds and nothing uses to the system, where it is glibc's.
+
+    Blocks of ever new sizes, as batches cut by length make them, leave gaps that only grow.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def map_batches(

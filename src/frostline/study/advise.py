@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
 from frostline.study.race import drawn, race, race_rows, race_steps, subset
 from frostline.training.embed import StageMeans, stage_means
+from frostline.training.journal import Event
 
 _SAMPLE_ROWS, _HELD_ROWS = 3000, 500
 _LAYER_ROWS = 1000
@@ -86,11 +87,14 @@ class Advice:
         return asdict(self)
 
 
-def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
+def advise(
+    config: Config | str | Path | Mapping[str, Any], *, show: Callable[[Event], None] | None = None
+) -> Advice:
     """Looks at the data through the pretrained backbone and ranks the recipes.
 
     Args:
         config: as `train` takes it; its plan is not looked at.
+        show: called with every event as it happens.
 
     Raises:
         FrostlineError: anything that `train` would refuse.
@@ -100,6 +104,8 @@ def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
     if any(task.frozen for task in asked.tasks.values()):
         raise ConfigError("tasks: advice is for heads that learn; leave out the frozen ones.")
     prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
+    show = show or (lambda event: None)
+    show({"event": "part", "name": "a pass over a sample, and probes of every layer"})
     sample = drawn(prepared, train=_SAMPLE_ROWS, validation=_HELD_ROWS)
     means = {
         name: stage_means(
@@ -109,7 +115,8 @@ def advise(config: Config | str | Path | Mapping[str, Any]) -> Advice:
     }
     layers, apart = _look_at_layers(prepared, sample, means)
     growth = _growth(prepared, sample, {name: one.embedding_ND for name, one in means.items()})
-    ran = _race(prepared)
+    ran = _race(prepared, show)
+    show({"event": "part", "name": "what the plans would cost"})
     plans = _rank(prepared, growth, ran)
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
@@ -165,23 +172,30 @@ def _growth(
     prepared: Prepared, sample: Mapping[str, Split], embeddings: Mapping[str, Matrix]
 ) -> dict[int, float]:
     """Mean score of probes on the embeddings, by training rows."""
-    total, found = len(sample["train"]), {}
-    for rows in dict.fromkeys(min(total, max(20, total * share // 10)) for share in (1, 3, 10)):
-        scores = probe_scores(prepared.model, embeddings, sample, rows=rows)
-        if scores:
-            found[rows] = float(np.mean(list(scores.values())))
-    if not found:
+    total = len(sample["train"])
+    sizes = dict.fromkeys(min(total, max(20, total * share // 10)) for share in (1, 3, 10))
+    found = {rows: probe_scores(prepared.model, embeddings, sample, rows=rows) for rows in sizes}
+    probed = found[total]
+    if not probed:
         raise DataError("data: no task has labels of two kinds in a sample of the training rows.")
-    return found
+    # A task that few rows cannot teach would bend the curve: those of all sizes, else the whole sample alone.
+    shared = set.intersection(*(set(scores) for scores in found.values()))
+    if not shared:
+        return {total: float(np.mean(list(probed.values())))}
+    return {rows: float(np.mean([scores[name] for name in sorted(shared)])) for rows, scores in found.items()}
 
 
-def _race(prepared: Prepared) -> dict[str, tuple[float, float]]:
+def _race(prepared: Prepared, show: Callable[[Event], None]) -> dict[str, tuple[float, float]]:
     """Scores before and after the race of each depth."""
     rows = race_rows(len(prepared.splits["train"]))
     splits = drawn(prepared, train=rows, validation=_RACE_HELD_ROWS)
-    with tempfile.TemporaryDirectory(prefix="frostline-race-") as name:
+    store = prepared.config.train.activations
+    place = store.place() if store.store != "never" else None
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="frostline-race-", dir=place) as name:
         return {
-            str(depth): race(prepared, depth, splits, Path(name))
+            str(depth): race(prepared, depth, splits, folder=Path(name), show=show)
             for depth in dict.fromkeys(_DEPTHS.values())
             if depth == "all" or int(depth) < prepared.model.backbone.num_layers
         }

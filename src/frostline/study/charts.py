@@ -19,10 +19,10 @@ _NUM_HUES = 8
 _MOST_LABELS = 24
 
 
-def _svg(height: float, title: str, parts: Iterable[str]) -> Markup:
+def _svg(height: float, title: str, parts: Iterable[str], *, width: float = _WIDTH) -> Markup:
     body = "".join(parts)
     return Markup(
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{body}</svg>"
     )
 
@@ -259,6 +259,7 @@ def trainability_chart(table: Mapping[str, Any], *, title: str) -> Markup:
     columns, rows = table["columns"], table["rows"]
     cell = max(54, min(150, (_WIDTH - _LEFT - 150) // max(1, len(columns))))
     total, tall, top = sum(table["num_parameters"]), 22, 26
+    width = max(_WIDTH, _LEFT + cell * len(columns) + 150)  # many phases: the page scrolls it
     rates = [r for line in table["rates"] for r in line if r]
     low = math.log10(min(rates, default=1e-6)) - 0.3
     high = math.log10(max(rates, default=1e-2)) + 0.01
@@ -281,4 +282,4 @@ def trainability_chart(table: Mapping[str, Any], *, title: str) -> Markup:
             parts += [_text(_LEFT + cell * j + cell / 2 - 1, y + 14, said, anchor="middle", style="rate")]
         said = f"{count:,} ({share(count, total)})"
         parts += [_text(_LEFT + cell * len(columns) + 8, y + 15, said, style="tick")]
-    return _svg(top + tall * len(rows) + 6, title, parts)
+    return _svg(top + tall * len(rows) + 6, title, parts, width=width)

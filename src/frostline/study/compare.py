@@ -15,10 +15,12 @@ from typing import Any
 
 from frostline.atomic import write_json, write_text
 from frostline.config import Config, as_config
+from frostline.data.labels import is_labelled
 from frostline.dry_run import build_estimator
-from frostline.errors import ConfigError, RunError
-from frostline.folder import locked
+from frostline.errors import ConfigError, RunError, did_you_mean, listing
+from frostline.folder import check_sources, locked
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
+from frostline.study.drift import FEW_TEXTS, thinned
 from frostline.study.jobs import JobError, run_job
 from frostline.study.outcome import build_outcome
 from frostline.study.place import Place
@@ -82,41 +84,60 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("compare starts a process for each run by itself; start it without torchrun.")
     asked = as_config(config).located(Path.cwd())
+    if asked.train.each_task_alone:
+        raise ConfigError("train.each_task_alone: compare does not show it. Leave it out.")
     place = Place(Path(output).absolute())
+    check_sources(asked, place.folder)
     with locked(place.folder):
         place.check_free()
+        named = build_scenarios(scenarios, own=asked.plan, tasks=asked.tasks)
+        _check_yardstick(yardstick, [scenario.name for scenario in named])
         prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
-        plans = _plans(asked, prepared, scenarios, show)
-        if yardstick and yardstick not in [plan.name for plan in plans]:
-            raise ConfigError(f"--yardstick {yardstick}: is none of the scenarios.")
+        plans = _with_phases(named, prepared, is_asked=bool(scenarios), show=show)
         if overwrite:
             place.clear()
-        base = place.open(asked, prepared, texts_of(prepared, "validation"))
-        jobs = [(plan, base.train.seed + i) for plan in plans for i in range(1 if plan.is_solved else seeds)]
-        for plan, seed in jobs:
-            place.write_run(base, plan, seed)
+        base = place.open(asked, prepared, _probe_texts(prepared))
+        jobs = [(one, base.train.seed + i) for one in plans for i in range(1 if one.is_solved else seeds)]
+        for scenario, seed in jobs:
+            place.write_run(base, scenario, seed)
         failures = _run_all(place, jobs, show)
         finished: list[tuple[Scenario, list[int]]] = []
-        for plan in plans:
-            seeds_done = [seed for other, seed in jobs if other is plan and place.is_done(plan, seed)]
-            if seeds_done:
-                finished.append((plan, seeds_done))
+        for scenario in plans:
+            done = [seed for other, seed in jobs if other is scenario and place.is_done(scenario, seed)]
+            if done:
+                finished.append((scenario, done))
         if not finished:
             raise RunError("every scenario failed. " + " ".join(f"{k}: {v}" for k, v in failures.items()))
-        return _conclude(place, prepared, finished, failures, yardstick)
+        return _conclude(place, prepared, finished, failures=failures, yardstick=yardstick)
 
 
-def _plans(asked: Config, prepared: Prepared, names: Sequence[str] | None, show: Show) -> list[Scenario]:
+def _check_yardstick(yardstick: str | None, names: Sequence[str]) -> None:
+    if yardstick and yardstick not in names:
+        raise ConfigError(
+            f"--yardstick {yardstick}: is none of the scenarios ({listing(names)})."
+            + did_you_mean(yardstick, names)
+        )
+
+
+def _probe_texts(prepared: Prepared) -> list[str]:
+    """Texts on which drift is measured: those of validation, and of training where these are few."""
+    texts = texts_of(prepared, "validation")
+    return texts if len(texts) >= FEW_TEXTS else texts + thinned(texts_of(prepared, "train"))
+
+
+def _with_phases(
+    named: Sequence[Scenario], prepared: Prepared, *, is_asked: bool, show: Show
+) -> list[Scenario]:
     """The scenarios with their phases and estimated seconds, cheapest first.
 
-    A default scenario that does not fit this backbone is left out, and that is said.
+    One that does not fit this backbone is refused where it was asked for, else left out, which is said.
     """
     found, estimator = [], build_estimator(prepared)
-    for scenario in build_scenarios(names, own=asked.plan, tasks=asked.tasks):
+    for scenario in named:
         try:
             phases = phases_of(prepared, scenario.plan)
         except ConfigError as error:
-            if names:
+            if is_asked:
                 raise ConfigError(f"scenario {scenario.name}: {error}") from error
             show({"event": "warning", "message": f"scenario {scenario.name} is left out: {error}"})
             continue
@@ -128,19 +149,19 @@ def _plans(asked: Config, prepared: Prepared, names: Sequence[str] | None, show:
 def _run_all(place: Place, jobs: Sequence[tuple[Scenario, int]], show: Show) -> dict[str, str]:
     """Carries out what is missing; gives the reasons of scenarios that failed."""
     failures: dict[str, str] = {}
-    left = sum(plan.seconds for plan, seed in jobs if not place.is_done(plan, seed))
-    for number, (plan, seed) in enumerate(jobs):
-        about = {"name": plan.name, "seed": seed, "number": number + 1, "total": len(jobs)}
-        is_done = place.is_done(plan, seed)
+    left = sum(one.seconds for one, seed in jobs if not place.is_done(one, seed))
+    for number, (scenario, seed) in enumerate(jobs):
+        about = {"name": scenario.name, "seed": seed, "number": number + 1, "total": len(jobs)}
+        is_done = place.is_done(scenario, seed)
         show({"event": "scenario", **about, "is_done": is_done, "seconds_left": left})
         if is_done:
             continue
         try:
-            run_job(place.paths(plan, seed), show=show)
+            run_job(place.paths(scenario, seed), show=show)
         except JobError as error:
-            failures[plan.name] = str(error)
-            show({"event": "warning", "message": f"{plan.name}, seed {seed} failed: {error}"})
-        left -= plan.seconds
+            failures[scenario.name] = str(error)
+            show({"event": "warning", "message": f"{scenario.name}, seed {seed} failed: {error}"})
+        left -= scenario.seconds
     return failures
 
 
@@ -148,15 +169,19 @@ def _conclude(
     place: Place,
     prepared: Prepared,
     finished: Sequence[tuple[Scenario, list[int]]],
+    *,
     failures: Mapping[str, str],
     yardstick: str | None,
 ) -> Comparison:
     """Puts the finished runs side by side and writes `compare.json`, `report.html` and the picture."""
-    names = [plan.name for plan, _ in finished]
+    names = [scenario.name for scenario, _ in finished]
     measured = yardstick if yardstick in names else "full" if "full" in names else names[-1]
-    split = "test" if prepared.config.data.test else "validation"
+    tested = prepared.splits["test"].labels.values() if "test" in prepared.splits else ()
+    split = "test" if any(is_labelled(labels).any() for labels in tested) else "validation"
     content = build_outcome(place, prepared, finished, yardstick=measured, split=split)
     content["failures"] = dict(failures)
+    if yardstick and measured != yardstick:
+        content["failures"]["yardstick"] = f"{yardstick} did not finish; {measured} was taken in its place."
     write_text(place.folder / "report.html", build_report(content, texts_of(prepared, split)))
     draw_scenarios(content, place.folder / "trainability.png")
     write_json(place.folder / "compare.json", content)

@@ -8,16 +8,13 @@ Shapes: N texts, S stages, D width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.preprocessing import normalize
 
 from frostline.data.batches import Tokens, tokenize
@@ -28,11 +25,15 @@ from frostline.model.bundle import bundle_folder, load_bundle, read_about
 from frostline.model.device import AskedFormat, Precision, choose_device, choose_precision
 from frostline.model.domains import ModelSettings
 from frostline.plan.groups import stage_name
-from frostline.training.embed import embedding_matrix, stage_means
+from frostline.prepare import says_its_pooling
+from frostline.study.ability import general_ability
+from frostline.training.embed import stage_means
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
-NUM_NEIGHBOURS = 10
-MOST_TEXTS = 1000
+FEW_TEXTS, MOST_TEXTS = 200, 1000
+_FEWEST_TEXTS = 20
+_MOST_NEIGHBOURS = 10
+_TEXTS_A_NEIGHBOUR = 20  # of fewer texts many are neighbours by chance
 # Search results that may change before old vectors are called useless beside new ones: 1 in 20.
 _SAME_RESULTS = 0.95
 
@@ -43,10 +44,11 @@ class Drift:
 
     Attributes:
         num_texts: looked at.
+        num_neighbours: of a text that are looked at: ten, or one for every twenty texts.
         is_identical: whether no weight of the backbone changed.
         cosine: mean cosine of a text's embedding before and after.
         cosine_low: the same at the 5th percentile.
-        neighbours: share of a text's ten nearest neighbours that stayed, everything embedded anew.
+        neighbours: share of a text's nearest neighbours that stayed, everything embedded anew.
         neighbours_mixed: share of them that a new query finds in vectors made before, of those that it would
             find in vectors made anew.
         weight_change: by stage, norm of the change over the norm of the weights.
@@ -57,6 +59,7 @@ class Drift:
     """
 
     num_texts: int
+    num_neighbours: int
     is_identical: bool
     cosine: float
     cosine_low: float
@@ -77,7 +80,8 @@ class Drift:
         """The answer in words: must I embed my corpus again?"""
         if self.is_identical:
             return "No need to embed again: not one weight of the backbone changed."
-        lost = f"{1 - self.neighbours_mixed:.1%} of the ten nearest neighbours would be wrong ones"
+        near = f"the {self.num_neighbours} nearest neighbours"
+        lost = f"{1 - self.neighbours_mixed:.1%} of {near} would be wrong ones"
         if self.must_embed_again:
             return f"Embed your corpus again: searched with new queries, {lost} among old vectors."
         return f"Old vectors may stay: searched with new queries, only {lost}."
@@ -95,7 +99,7 @@ def measure_drift(
     Args:
         before: moved to the device, put in eval mode.
         after: of the same shape; the same.
-        tokens: texts to look at, of the tokenizer of both; more than `NUM_NEIGHBOURS`.
+        tokens: texts to look at, of the tokenizer of both; 20 at least.
         precision: number format of the forward passes.
         device: where they run.
 
@@ -103,22 +107,25 @@ def measure_drift(
         BackboneError: the two differ in shape, or there are too few texts.
     """
     changes = weight_changes(before, after)
-    if len(tokens) <= NUM_NEIGHBOURS:
-        raise BackboneError(f"drift: {len(tokens)} texts are too few; more than {NUM_NEIGHBOURS} are needed.")
+    if len(tokens) < _FEWEST_TEXTS:
+        raise BackboneError(f"drift: {len(tokens)} texts are too few; {_FEWEST_TEXTS} or more are needed.")
+    near = min(_MOST_NEIGHBOURS, len(tokens) // _TEXTS_A_NEIGHBOUR)
     general_before = general_ability(before.to(device), precision=precision, device=device)
     if not any(changes.values()):
         same = dict.fromkeys(changes, 1.0)
-        return Drift(len(tokens), True, 1.0, 1.0, 1.0, 1.0, changes, same, general_before, general_before)
+        ones, general = (1.0, 1.0, 1.0, 1.0), (general_before, general_before)
+        return Drift(len(tokens), near, True, *ones, changes, same, *general)
     old, new = (
         stage_means(one, tokens, precision=precision, device=device) for one in (before, after.to(device))
     )
     old_ND, new_ND = normalize(old.embedding_ND), normalize(new.embedding_ND)
     cosine_N = (old_ND * new_ND).sum(axis=1)
     anew, there, mixed = (
-        _neighbours(q, c) for q, c in ((new_ND, new_ND), (old_ND, old_ND), (new_ND, old_ND))
+        _neighbours(q, c, number=near) for q, c in ((new_ND, new_ND), (old_ND, old_ND), (new_ND, old_ND))
     )
     return Drift(
         num_texts=len(tokens),
+        num_neighbours=near,
         is_identical=False,
         cosine=float(cosine_N.mean()),
         cosine_low=float(np.quantile(cosine_N, 0.05)),
@@ -146,7 +153,7 @@ def drift_between(
         BackboneError: the two differ in shape, or there are too few texts.
     """
     new = _load(after)
-    old = _load(before, max_length=new.max_length)
+    old = _load(before, like=new)
     device = choose_device("auto")
     kept = thinned(texts)
     length = min(old.max_length, new.max_length)
@@ -198,12 +205,17 @@ def thinned(texts: Sequence[str]) -> list[str]:
     return [texts[int(i * step)] for i in range(min(len(texts), MOST_TEXTS))]
 
 
-def _load(name: str | Path, *, max_length: int | None = None) -> Backbone:
-    """The backbone of a bundle or a run; else the pretrained one of that name, for texts of this length."""
+def _load(name: str | Path, *, like: Backbone | None = None) -> Backbone:
+    """The backbone of a bundle or a run; else the pretrained one of that name, which cuts and pools texts as
+    another does.
+    """
     folder = Path(name).expanduser()
     if (folder / "frostline.json").is_file() or (folder / "config.toml").is_file():
         return load_bundle(folder)[0].backbone
-    settings = {"backbone": str(name)} | ({"max_length": max_length} if max_length else {})
+    settings: dict[str, Any] = {"backbone": str(name)}
+    if like is not None:
+        settings["max_length"] = like.max_length
+        settings["pooling"] = None if says_its_pooling(str(name)) else like.pooling
     return load_backbone(ModelSettings.model_validate(settings))
 
 
@@ -240,42 +252,17 @@ def linear_cka(first_ND: Matrix, second_ND: Matrix) -> float:
     return cross**2 / max(one * two, 1e-30)
 
 
-def general_ability(backbone: Backbone, *, precision: Precision, device: torch.device) -> float:
-    """How early sentences find their paraphrases: mean reciprocal rank by cosine, 1 at best.
-
-    96 sentences look for their paraphrase among 191: those of all, and for each other sentence one more of
-    like words and another meaning. Written for frostline (`triplets.jsonl`); everyday English.
-    """
-    lines = (files("frostline.study") / "triplets.jsonl").read_text("utf-8").splitlines()
-    triplets = [json.loads(line) for line in lines]
-    text_ND, same_ND, other_ND = (
-        normalize(_embed(backbone, [t[key] for t in triplets], precision, device))
-        for key in ("text", "same", "other")
-    )
-    cosine_NM = text_ND @ np.concatenate([same_ND, other_ND]).T
-    size = len(triplets)
-    # Its own sentence of like words is about the same thing: no retrieval can be asked to tell.
-    cosine_NM[np.arange(size), size + np.arange(size)] = -2
-    # With one right answer a row, the average precision of a ranking is the reciprocal of its rank.
-    return float(label_ranking_average_precision_score(np.eye(size, 2 * size), cosine_NM))
-
-
-def _embed(backbone: Backbone, texts: Sequence[str], precision: Precision, device: torch.device) -> Matrix:
-    tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
-    return embedding_matrix(backbone, tokens, precision=precision, device=device)
-
-
-def _neighbours(query_ND: Matrix, corpus_ND: Matrix) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers (N, 10) of the nearest texts by cosine, the text itself left out."""
+def _neighbours(query_ND: Matrix, corpus_ND: Matrix, *, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Numbers (N, K) of the K nearest texts by cosine, the text itself left out."""
     near_NN = query_ND @ corpus_ND.T
     np.fill_diagonal(near_NN, -np.inf)
-    return np.argpartition(-near_NN, NUM_NEIGHBOURS - 1, axis=1)[:, :NUM_NEIGHBOURS]
+    return np.argpartition(-near_NN, number - 1, axis=1)[:, :number]
 
 
 def _overlap(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
     """Mean share of the one's neighbours that are the other's too."""
     shared = [len(set(a) & set(b)) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-    return float(np.mean(shared)) / NUM_NEIGHBOURS
+    return float(np.mean(shared)) / int(first.shape[1])
 
 
 def drift_sentences(drift: Mapping[str, Any]) -> list[str]:
@@ -287,8 +274,8 @@ def drift_sentences(drift: Mapping[str, Any]) -> list[str]:
     return [
         str(drift["verdict"]),
         f"{drift['num_texts']} texts: cosine before and after {drift['cosine']:.3f} "
-        f"(5th percentile {drift['cosine_low']:.3f}); of ten neighbours {drift['neighbours']:.0%} stayed, "
-        f"everything embedded anew.",
+        f"(5th percentile {drift['cosine_low']:.3f}); of {drift['num_neighbours']} neighbours "
+        f"{drift['neighbours']:.0%} stayed, everything embedded anew.",
         f"The weights of {most} changed most ({drift['weight_change'][most]:.1%} of their norm).",
         f"Paraphrases of everyday sentences found (mean reciprocal rank): {drift['general_before']:.3f} "
         f"before, {drift['general_after']:.3f} after ({change:+.3f}).",

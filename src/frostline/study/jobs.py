@@ -32,7 +32,8 @@ def run_job(paths: Sequence[Path], *, show: Callable[[Event], None]) -> None:
         JobError: the run failed.
         Interrupted: a stop was asked; the run has committed its state.
     """
-    command = [sys.executable, "-m", "frostline.study.worker", *(str(path) for path in paths)]
+    # -P: no module is taken from the working directory, which may be a stranger's data folder.
+    command = [sys.executable, "-P", "-m", "frostline.study.worker", *(str(path) for path in paths)]
     failure = ""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
@@ -64,8 +65,10 @@ def run_job(paths: Sequence[Path], *, show: Callable[[Event], None]) -> None:
 def _events(process: subprocess.Popen[str]) -> Iterator[Event]:
     assert process.stdout is not None, "no pipe"
     for line in process.stdout:
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
+        with suppress(json.JSONDecodeError):  # what a library may print
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                yield event
 
 
 @contextmanager
@@ -86,3 +89,4 @@ def _passing_on(process: subprocess.Popen[str]) -> Iterator[list[int]]:
         for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
+        process.wait()  # until it has committed and left the run's folder

@@ -6,6 +6,7 @@ Reads reports, answers and drifts; trains nothing.
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,16 +46,17 @@ def build_outcome(
         split: on which they are compared; the recommendation is made on validation.
     """
     answers, held = (
-        {plan.name: [_answers(place.run(plan, seed), name) for seed in seeds] for plan, seeds in finished}
+        {one.name: [_answers(place.run(one, seed), name) for seed in seeds] for one, seeds in finished}
         for name in (split, "validation")
     )
     draws, held_draws = draw_scores(answers), draw_scores(held)
     scenarios = []
-    for plan, seeds in finished:
-        reports = [_json(place.run(plan, seed) / "report.json") for seed in seeds]
-        about = _entry(place, prepared, plan, seeds, reports)
-        about |= _scores(prepared.model.tasks, reports, draws[plan.name], draws[yardstick], split)
-        scenarios.append(about | {"confusion": _confusion(answers[plan.name][0])})
+    for scenario, seeds in finished:
+        reports = [_json(place.run(scenario, seed) / "report.json") for seed in seeds]
+        about = _entry(place, prepared, scenario, seeds=seeds, reports=reports)
+        mine = draws[scenario.name]
+        about |= _scores(prepared.model.tasks, reports, own=mine, other=draws[yardstick], split=split)
+        scenarios.append(about | {"confusion": _confusion(answers[scenario.name][0])})
     _add_changes(scenarios, next(one for one in scenarios if one["name"] == yardstick))
     recommended = recommend(scenarios, held_draws, num_rows=len(prepared.splits["validation"]))
     return {
@@ -72,20 +74,23 @@ def build_outcome(
 
 
 def _entry(
-    place: Place, prepared: Prepared, plan: Scenario, seeds: list[int], reports: list[dict[str, Any]]
+    place: Place, prepared: Prepared, scenario: Scenario, *, seeds: list[int], reports: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What a scenario did and cost."""
+    seed = seeds[0]
+    file = str(place.file(scenario, seed))
     reached = [phase["frozen_depths"] for phase in reports[0]["phases"]]
     return {
-        "name": plan.name,
+        "name": scenario.name,
         "seeds": seeds,
-        "phases": [phase.name for phase in plan.phases],
+        "phases": [phase.name for phase in scenario.phases],
+        "seconds_estimated": scenario.seconds,
         **_costs(reports),
         "leak": reports[0]["leak"],
-        "drift": _json(place.drift(plan, seeds[0])),
-        "trainability": asdict(build_trainability(prepared.model, plan.phases, reached=reached)),
-        "curves": [_curve(place.run(plan, seed)) for seed in seeds],
-        "command": f"frostline train {place.file(plan, seeds[0])} --output runs/{plan.folder}-{seeds[0]}",
+        "drift": _json(place.drift(scenario, seed)),
+        "trainability": asdict(build_trainability(prepared.model, scenario.phases, reached=reached)),
+        "curves": [_curve(place.run(scenario, one)) for one in seeds],
+        "command": shlex.join(["frostline", "train", file, "--output", f"runs/{scenario.folder}-{seed}"]),
     }
 
 
@@ -104,7 +109,7 @@ def _answers(run: Path, split: str) -> Answers:
 
 
 def _scores(
-    tasks: Mapping[str, Task], reports: list[dict[str, Any]], own: Draws, other: Draws, split: str
+    tasks: Mapping[str, Task], reports: list[dict[str, Any]], *, own: Draws, other: Draws, split: str
 ) -> dict[str, Any]:
     """Scores of the mean and of each task, with 95 % intervals, also of the change from the yardstick."""
     found = {}

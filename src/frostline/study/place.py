@@ -27,6 +27,8 @@ _CONTENT = {
     "study.json", "base.toml", "probe.json", "scenarios", "compare.json", "report.html", "trainability.png",
     "data",
 }  # fmt: skip
+# A record that says so and no more: a study that was killed before it knew what it is about.
+_BEGUN = {"format": _FORMAT}
 # What must be the same for finished runs to be taken over.
 _SAME = ("data", "pretrained weights", "tasks", "model", "device")
 
@@ -65,7 +67,7 @@ class Place:
     def check_free(self) -> None:
         """Raises RunError when the folder holds files that are no study's."""
         found = self._names()
-        is_study = (self.folder / "study.json").is_file()
+        is_study = self._record.is_file()
         strangers = found - _CONTENT if is_study else found
         if strangers:
             raise RunError(
@@ -75,9 +77,15 @@ class Place:
 
     def clear(self) -> None:
         """Removes an earlier study; rows that it keeps in `data/` stay."""
-        for name in self._names() - {"data"}:
+        names = self._names() - {"data", self._record.name}
+        write_json(self._record, _BEGUN)  # one that is killed in between can be overwritten again
+        for name in names:
             path = self.folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "study.json"
 
     def _names(self) -> set[str]:
         return {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
@@ -97,9 +105,8 @@ class Place:
             RunError: the folder holds a study of another config or other data.
         """
         about = _describe(asked, prepared)
-        record = self.folder / "study.json"
-        if record.is_file():
-            there = json.loads(record.read_text("utf-8"))
+        there = json.loads(self._record.read_text("utf-8")) if self._record.is_file() else _BEGUN
+        if there != _BEGUN:
             changed = [name for name, value in about.items() if there.get(name) != value]
             if changed:
                 raise RunError(
@@ -107,12 +114,13 @@ class Place:
                     "--output, or --overwrite."
                 )
             return Config.load(self.folder / "base.toml")
+        write_json(self._record, _BEGUN)
         base = with_rows_on_disk(prepared.config, self.folder)
         if base.data.split_seed is None:
             base = base.with_({"data.split_seed": base.train.seed})
         write_text(self.folder / "base.toml", base.to_toml())
         write_text(self.probe, json.dumps(thinned(texts), ensure_ascii=False))
-        write_json(record, about)  # the last: from here on it is a study
+        write_json(self._record, about)  # the last: from here on it is this study
         return base
 
     def write_run(self, base: Config, scenario: Scenario, seed: int) -> None:

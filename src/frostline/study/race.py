@@ -9,7 +9,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from frostline.plan.phase import Phase, TopLayers
 from frostline.prepare import Prepared
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
-from frostline.training.journal import Journal
+from frostline.training.journal import Event, Journal
 from frostline.training.loop import Trainer
 from frostline.training.ranks import Ranks
 from frostline.training.state import State
@@ -52,7 +52,12 @@ def subset(split: Split, rows: IntN) -> Split:
 
 
 def race(
-    prepared: Prepared, top_layers: TopLayers, splits: dict[str, Split], folder: Path
+    prepared: Prepared,
+    top_layers: TopLayers,
+    splits: dict[str, Split],
+    *,
+    folder: Path,
+    show: Callable[[Event], None],
 ) -> tuple[float, float]:
     """Validation scores of solved heads, and after some layers have learned for a short while.
 
@@ -61,7 +66,10 @@ def race(
         top_layers: how many learn.
         splits: the rows of the race.
         folder: for stored activations, shared by the races.
+        show: called with every event as it happens.
     """
+    layers = "every layer" if top_layers == "all" else f"the top {top_layers} layers"
+    show({"event": "part", "name": f"a race with {layers} awake"})
     solved = Phase(name="heads", solver="probe")
     learning = Phase(
         name="race",
@@ -69,19 +77,28 @@ def race(
         backbone_lr=2e-4,
         layer_decay=0.9,
         epochs=_epochs(math.ceil(len(splits["train"]) / prepared.config.train.batch_size)),
-        activations="auto" if top_layers == "all" else "always",
+        activations="auto" if top_layers == "all" else "always" if _stores(prepared) else "never",
     )
-    reports = _train(prepared, (solved, learning), splits, folder)
+    reports = _train(prepared, (solved, learning), splits, folder=folder, show=show)
     first, second = (float(report["validation"]["score"]) for report in reports)
     return first, second
 
 
+def _stores(prepared: Prepared) -> bool:
+    return prepared.config.train.activations.store != "never"
+
+
 def _train(
-    prepared: Prepared, phases: Sequence[Phase], splits: dict[str, Split], folder: Path
+    prepared: Prepared,
+    phases: Sequence[Phase],
+    splits: dict[str, Split],
+    *,
+    folder: Path,
+    show: Callable[[Event], None],
 ) -> list[dict[str, Any]]:
     model = copy.deepcopy(prepared.model)
     settings = prepared.config.train
-    with tempfile.TemporaryDirectory(dir=folder) as name, Journal(None) as journal:
+    with tempfile.TemporaryDirectory(dir=folder) as name, Journal(None, show=show) as journal:
         trainer = Trainer(
             model,
             splits,
@@ -91,7 +108,7 @@ def _train(
                 model.backbone,
                 precision=prepared.precision,
                 device=prepared.device,
-                folder=folder / "activations",
+                folder=folder / "activations" if _stores(prepared) else None,
                 max_bytes=settings.activations.max_bytes,
             ),
             journal=journal,

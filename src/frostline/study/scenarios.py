@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from frostline.config import explanations
 from frostline.errors import ConfigError, did_you_mean
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import recipes
@@ -103,19 +104,18 @@ def _one_head(task: str, tasks: Collection[str]) -> Scenario:
 
 
 def _read_plan(path: Path) -> PlanSettings:
-    """The plan of a file that holds one: a run's file with [plan], or phases or a recipe by themselves."""
+    """The plan of a file that holds one: a run's file with [plan], or the keys of a plan by themselves."""
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error}).") from error
-    plan = content.get("plan", {key: content[key] for key in ("recipe", "phases") if key in content})
-    if not plan:
-        raise ConfigError(f"{path}: holds no plan. Give it [[plan.phases]], or plan.recipe.")
+    plan = content.get("plan", content if content.keys() & {"recipe", "phases"} else {})
     try:
-        return PlanSettings.model_validate(plan)
+        settings = PlanSettings.model_validate(plan)
     except ValidationError as error:
-        detail = error.errors()[0]
-        place = ".".join(str(part) for part in detail["loc"])
-        raise ConfigError(f"{path}: plan.{place}: {detail['msg'].removeprefix('Value error, ')}.") from error
+        raise ConfigError(f"{path}: " + "\n".join(explanations(error, within=("plan",)))) from error
+    if not (settings.recipe or settings.phases):
+        raise ConfigError(f"{path}: holds no plan. Give it [[plan.phases]], or plan.recipe.")
+    return settings

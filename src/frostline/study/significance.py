@@ -63,19 +63,18 @@ def draw_scores(scenarios: Mapping[str, Sequence[Answers]], *, seed: int = 0) ->
     """
     first = next(iter(scenarios.values()))[0]
     tasks = [name for name in first.tasks if is_labelled(first.labels[name]).any()]
-    num_seeds = max(len(runs) for runs in scenarios.values())
     generator = np.random.default_rng(seed)
-    seed_RS = generator.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
+    counts = sorted({len(runs) for runs in scenarios.values()})
+    seeds_RS = {count: generator.integers(count, size=(NUM_DRAWS, count)) for count in counts}
     found: dict[str, dict[str, list[Matrix]]] = {name: {task: [] for task in tasks} for name in scenarios}
     block = max(1, min(NUM_DRAWS, _MOST_CELLS // first.num_rows))
     for start in range(0, NUM_DRAWS, block):
         size = min(block, NUM_DRAWS - start)
         weights_RN = generator.multinomial(first.num_rows, [1 / first.num_rows] * first.num_rows, size=size)
-        drawn_RS = seed_RS[start : start + size]
         for name, runs in scenarios.items():
             for task in tasks:
                 score_RS = np.stack([_scores(run, task, weights_RN) for run in runs], axis=1)
-                picked_RS = np.take_along_axis(score_RS, drawn_RS % len(runs), axis=1)
+                picked_RS = np.take_along_axis(score_RS, seeds_RS[len(runs)][start : start + size], axis=1)
                 found[name][task].append(picked_RS.mean(axis=1))
     return {
         name: Draws({task: np.concatenate(parts) for task, parts in by_task.items()})

@@ -17,6 +17,12 @@ from frostline.study.significance import Answers
 MOST = 10
 
 
+def _answer(answers: Answers, task: str, row: int) -> int:
+    """Number of the label that a row got."""
+    described = answers.tasks[task]
+    return int(decisions(described, probabilities(described, answers.logits[task][row : row + 1]))[0])
+
+
 def telling_errors(answers: Mapping[str, Sequence[Answers]], chosen: str) -> list[dict[str, Any]]:
     """Rows that the chosen scenario is surest of and wrong about, the surest first.
 
@@ -40,7 +46,7 @@ def telling_errors(answers: Mapping[str, Sequence[Answers]], chosen: str) -> lis
         sure = wrong[np.argsort(-values_NC[wrong].max(axis=1), kind="stable")][:MOST]
         for row in sure.tolist():
             others = {
-                other: one.tasks[name].labels[int(decisions(task, one.logits[name][row : row + 1])[0])]
+                other: one.tasks[name].labels[_answer(one, name, row)]
                 for other, one in first.items()
                 if other != chosen
             }

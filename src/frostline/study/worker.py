@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class _Teller:
             if now - self._last < _SECONDS_BETWEEN:
                 return
             self._last = now
+        _tell(event)
+
+
+def _tell(event: dict[str, Any]) -> None:
+    """Prints an event; a parent that is gone reads none, and the run is to commit all the same."""
+    with suppress(BrokenPipeError):
         print(json.dumps(event), flush=True)
 
 
@@ -87,7 +94,9 @@ def main() -> None:
     except Interrupted as stop:
         sys.exit(128 + stop.signal)
     except (FrostlineError, OSError) as error:
-        print(json.dumps({"event": "error", "message": str(error)}), flush=True)
+        if os.environ.get("FROSTLINE_DEBUG"):
+            raise
+        _tell({"event": "error", "message": str(error)})
         sys.exit(2)
 
 

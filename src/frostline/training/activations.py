@@ -26,6 +26,7 @@ from frostline.model.device import Precision, forward_tokens, machine_facts, map
 from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hash
 from frostline.training.embed import embed
+from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
 from frostline.training.store import DTYPES, Store, StoreWriter, exclusive, make_room, open_store
 
@@ -69,7 +70,7 @@ class Activations:
         self._prefix = backbone
         self._weights: dict[int, bytes] = {}
         self._texts: dict[str, DistinctTexts] = {}
-        self._stores: dict[tuple[str, int], Store] = {}
+        self._stores: dict[tuple[str, int], Store | HeldStore] = {}
         self._held: dict[tuple[str, int], tuple[str, torch.Tensor]] = {}
 
     def settle(self, depth: int) -> None:
@@ -146,7 +147,8 @@ class Activations:
         store = open_store(self.folder, name)
         if store is None:
             raise CacheError(f"{self.folder / name}: was removed while it was needed. Resume the run.")
-        self._stores[split.name, depth] = store
+        # Embeddings have a place of their own in memory.
+        self._stores[split.name, depth] = store if is_whole else held_where_it_fits(store, device=self.device)
         if is_whole and len(split) * self.backbone.width * 4 <= _HELD_BYTES:
             self._held[split.name, depth] = (key, store.read(self._distinct(split).text_N).to(self.device))
 
@@ -267,7 +269,7 @@ class Activations:
         return SuffixInput(self._read(store, split, rows, tokens.mask_BL, depth), tokens.mask_BL)
 
     def _read(
-        self, store: Store, split: Split, rows: IntN, mask_BL: torch.Tensor, depth: int
+        self, store: Store | HeldStore, split: Split, rows: IntN, mask_BL: torch.Tensor, depth: int
     ) -> torch.Tensor:
         """Hidden states (B, L, D) of rows; those that the store has no room for are computed."""
         texts = self._distinct(split).text_N[rows]

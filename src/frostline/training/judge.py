@@ -14,6 +14,7 @@ import torch
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import is_labelled
+from frostline.model.device import give_memory_back
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.plateau import watched_score
@@ -101,6 +102,7 @@ class Judge:
         self._breached = self._watch(phase, logits)
         if not (self._breached and _can_roll_back(phase)):
             self._keep_best(phase, scores)
+        give_memory_back()
 
     def _score(self, phase: Phase) -> tuple[dict[str, Matrix], dict[str, Any]]:
         held = self.splits["validation"]
@@ -130,7 +132,7 @@ class Judge:
         is_better = best is None or self._watched(phase, scores) > self._watched(phase, best.scores)
         if is_better or (is_last and _can_roll_back(phase)):
             kept = self.learning() if not is_last or _can_roll_back(phase) else {}
-            self.state.best = Best(scores, {n: p.detach().clone() for n, p in kept.items()})
+            self.state.best = Best(scores, _copies(kept, into=best.weights if best else {}))
 
     def _watched(self, phase: Phase, scores: dict[str, Any]) -> float:
         """The number by which the best weights of a phase are chosen."""
@@ -230,6 +232,13 @@ class Judge:
     def _embed(self, tokens: Tokens) -> Matrix:
         about = self.activations
         return embedding_matrix(self.model.backbone, tokens, precision=about.precision, device=about.device)
+
+
+def _copies(weights: Tensors, *, into: Tensors) -> Tensors:
+    """Copies of weights, in the memory of earlier ones where there are any."""
+    for name in weights.keys() & into.keys():
+        into[name].copy_(weights[name].detach())
+    return {n: into[n] if n in into else weight.detach().clone() for n, weight in weights.items()}
 
 
 def _can_roll_back(phase: Phase) -> bool:

@@ -32,6 +32,9 @@ class TrainSettings(Settings):
     out: 1,024 on a processor, 16,384 on a GPU."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Batches whose gradients make one step."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of layers alone and compute the rest again in the backward pass: the same weights, less
+    memory, about a third more time. For long texts or large models."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     activations: Annotated[ActivationSettings, BeforeValidator(_as_table)] = ActivationSettings()

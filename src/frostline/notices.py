@@ -1,0 +1,67 @@
+"""What the user should know of a run before it trains, in sentences: what a plan costs, what data does not
+say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from frostline.data.batches import Split
+from frostline.data.labels import Task, is_labelled
+from frostline.errors import listing
+from frostline.model.multitask import MultitaskModel
+from frostline.plan.phase import Phase
+
+
+def added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[str]:
+    """A sentence for each phase that gets more epochs than its plan asked for."""
+    for before, after in zip(asked, phases, strict=True):
+        if after.epochs > before.epochs:
+            yield (
+                f"phase '{after.name}': {after.epochs} epochs instead of {before.epochs}, since rows are few "
+                f"(min_steps = {before.min_steps}). With a recipe, plan.epochs says how many."
+            )
+
+
+def fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
+    """What stages of their own will cost, a sentence for each phase that gives some to a head."""
+    num_layers = model.backbone.num_layers
+    for phase in phases:
+        if phase.protect != "fork":
+            continue
+        depth = phase.depths(num_layers)[-1]
+        size = sum(
+            parameter.numel()
+            for name, parameter in model.backbone.named_parameters()
+            if (stage := model.backbone.stage_of[name]) is not None and stage >= depth
+        )
+        layers = num_layers + 1 - max(1, depth)
+        yield (
+            f"phase '{phase.name}': a private copy of {layers} of {num_layers} layers for "
+            f"{listing(phase.frozen_heads)} makes a prediction {layers / num_layers:.0%} slower "
+            f"for each head and the model {size * 4 / 2**20:.0f} MiB larger."
+        )
+
+
+def unseen_labels(task: Task, validation: Split) -> Iterator[str]:
+    """A sentence when labels of a task do not occur in validation, so that its score says nothing of them."""
+    labels = validation.labels[task.name]
+    known = labels[is_labelled(labels)]
+    if task.kind == "regression" or not len(known):
+        return
+    counts = known.sum(axis=0) if known.ndim == 2 else np.bincount(known, minlength=task.num_outputs)
+    unseen = [label for label, count in zip(task.labels, counts, strict=True) if not count]
+    if unseen:
+        yield (
+            f"no validation row has these labels of '{task.name}', so its score says nothing of them: "
+            f"{listing(unseen)}."
+        )
+
+
+def cut_texts(train: Split, max_length: int) -> Iterator[str]:
+    """A sentence when more than one text in a hundred is cut."""
+    num_cut = int((train.tokens.length_N >= max_length).sum())
+    if num_cut > len(train) / 100:
+        yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
