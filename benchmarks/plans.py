@@ -38,7 +38,7 @@ def top_two(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
 
 def thawing(rate: float, epochs: int, layers: int, patience: int, **more: Any) -> dict[str, Any]:
     """A phase in which the top two layers learn, and some more at each plateau."""
-    plateau = {"until": {"patience": patience, "min_delta": 0.002}, "evaluations_per_epoch": 2}
+    plateau = {"until": {"patience": patience, "min_delta": 0.01}, "evaluations_per_epoch": 4}
     thaw = {"thaw": {"layers": layers, "patience": 1}}
     return top_two(rate, epochs, name="thaw", **plateau, **thaw, **more)
 
@@ -62,7 +62,16 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, all 8 at 1e-4, heads too": [SOLVED, everything(1e-4, 8, head_lr=1e-4)],
         "solved, all 4 at 2e-4, heads too": [SOLVED, everything(2e-4, 4, head_lr=2e-4)],
         "solved, thaw 8 at 2e-4, heads too": [SOLVED, thawing(2e-4, 8, 2, 4, head_lr=2e-4)],
+        "weak, quick thaw 8 at 2e-4": [SOLVED, thawing(2e-4, 8, 2, 16)],
+        "solved, quick thaw 8 at 1e-4": [SOLVED, thawing(1e-4, 8, 2, 16)],
         "layers 8 at 1e-4": [everything(1e-4, 8, top_layers=6)],
+    },
+    "much": {
+        "solved, quick thaw 4 at 1e-4": [SOLVED, thawing(1e-4, 4, 2, 16)],
+        "solved, quick thaw 3 at 2e-4": [SOLVED, thawing(2e-4, 3, 2, 16)],
+        "solved, quick thaw 4 at 2e-4": [SOLVED, thawing(2e-4, 4, 2, 16)],
+        "solved, top 1, all 3 at 2e-4": [SOLVED, top_two(2e-4, 1), everything(2e-4, 3)],
+        "full 3 at 2e-4": [everything(2e-4, 3)],
     },
     "depth": {
         "full 3 at 1e-4": [everything(1e-4, 3)],

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from frostline.cache import cache_folder
 from frostline.config import Config
-from frostline.data.batches import Split, tokenize
+from frostline.data.batches import Split
 from frostline.data.dataset import Tables, load_tables, text_columns
 from frostline.data.labels import check_learnable, encode_labels, is_labelled
 from frostline.data.table import read_table
+from frostline.data.token_cache import tokenize_once
 from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone, load_backbone
 from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_over
@@ -226,8 +228,14 @@ def _labelled(split: Split) -> set[str]:
 
 def _split(name: str, tables: Tables, backbone: Backbone, config: Config) -> Split:
     table = tables.splits[name]
-    texts = (str(text) for text in table.columns[config.data.text])
-    tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length, prompt=backbone.prompt)
+    column = table.columns[config.data.text]
+    tokens = tokenize_once(
+        backbone.tokenizer,
+        lambda: (text for chunk in column.chunks for text in chunk.to_pylist()),
+        max_length=backbone.max_length,
+        prompt=backbone.prompt,
+        folder=None if config.train.activations.store == "never" else cache_folder("tokens"),
+    )
     labels = {task.name: encode_labels(task, table) for task in tables.tasks}
     return Split(name, tokens, labels, replace(table, columns={}).where)  # places without the texts
 

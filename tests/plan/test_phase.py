@@ -210,6 +210,9 @@ def test_few_rows_are_given_epochs_until_there_are_enough_steps():
     phase = Phase(epochs=3, min_steps=128)
     assert [phase.with_epochs_for(steps).epochs for steps in (1, 4, 16, 43, 500)] == [100, 32, 8, 3, 3]
     assert phase.with_epochs_for(16).min_steps is None
+    often = Phase(epochs=3, min_steps=128, evaluations_per_epoch=4)
+    evaluations = [often.with_epochs_for(steps).evaluations_per_epoch for steps in (1, 16, 43)]
+    assert evaluations == [1, 2, 4], "about twelve in all, and one an epoch at least"
     assert Phase(epochs=3).with_epochs_for(1).epochs == 3
 
 

@@ -9,6 +9,7 @@ import pytest
 import frostline as fl
 from frostline.data.labels import Task
 from frostline.errors import ConfigError
+from frostline.plan.phase import Phase
 from frostline.plan.recipes import recipes
 from frostline.study.advise import PlanAdvice, _extrapolated, _predict, _sorted, advice_file
 from frostline.study.layers import separability
@@ -95,9 +96,10 @@ def test_a_probe_that_still_grows_is_carried_on():
 
 
 def test_a_gain_grows_with_the_steps_and_a_loss_does_not():
-    more, _ = _predict("gradual", 0.7, (0.7, 0.74), 500, raced=50)
-    few, _ = _predict("gradual", 0.7, (0.7, 0.74), 50, raced=50)
-    lost, _ = _predict("gradual", 0.7, (0.7, 0.66), 500, raced=50)
+    phases = (Phase(solver="probe"), Phase(top_layers="all"))
+    more, _ = _predict(phases, probe=0.7, ran=(0.7, 0.74), steps=500, raced=50)
+    few, _ = _predict(phases, probe=0.7, ran=(0.7, 0.74), steps=50, raced=50)
+    lost, _ = _predict(phases, probe=0.7, ran=(0.7, 0.66), steps=500, raced=50)
     assert few == pytest.approx(0.74) and more == pytest.approx(0.76) and lost == pytest.approx(0.66)
 
 

@@ -117,7 +117,8 @@ class Phase(Settings):
     epochs: int = Field(default=1, ge=1)
     """Passes over the training texts; with `until`, at most."""
     min_steps: int | None = Field(default=None, ge=1)
-    """Where few rows make fewer steps than this, epochs are added until there are as many, 100 at most."""
+    """Where few rows make fewer steps than this, epochs are added until there are as many, 100 at most, and
+    each is evaluated less often."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often the validation split is scored in an epoch, at equal distances."""
     until: Until | None = None
@@ -182,11 +183,14 @@ class Phase(Settings):
             )
 
     def with_epochs_for(self, steps_per_epoch: int) -> Self:
-        """The phase with the epochs that `min_steps` asks for written out."""
+        """The phase with the epochs that `min_steps` asks for, evaluated about as often in all."""
         if self.min_steps is None:
             return self
         needed = min(_MOST_EPOCHS, math.ceil(self.min_steps / max(1, steps_per_epoch)))
-        return self.model_copy(update={"epochs": max(self.epochs, needed), "min_steps": None})
+        epochs = max(self.epochs, needed)
+        evaluations = math.ceil(self.evaluations_per_epoch * self.epochs / epochs)
+        changes = {"epochs": epochs, "evaluations_per_epoch": evaluations, "min_steps": None}
+        return self.model_copy(update=changes)
 
     def depths(self, num_layers: int) -> tuple[int, ...]:
         """Frozen depths of the phase in turn: how many leading stages are frozen, 0 … L + 1."""

@@ -10,6 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from frostline.data.labels import is_labelled
 from frostline.dry_run import build_estimator
 from frostline.errors import ConfigError, DataError
 from frostline.plan.groups import stage_name
-from frostline.plan.phase import PlanSettings, TopLayers
+from frostline.plan.phase import Phase, PlanSettings, TopLayers
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
 from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
@@ -38,7 +39,7 @@ _RACE_HELD_ROWS = 400
 _GROWTH = 0.5
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
 _LEVEL = 0.003
-_DEPTHS: dict[str, TopLayers] = {"top-layers": 2, "gradual": "all", "full": "all"}
+_RECIPES = ("features", "heads", "top-layers", "gradual", "full")
 # What a start from heads at zero costs, in score, against solved ones.
 _UNSOLVED = 0.004
 
@@ -115,13 +116,14 @@ def advise(
     }
     layers, apart = _look_at_layers(prepared, sample, means)
     growth = _growth(prepared, sample, {name: one.embedding_ND for name, one in means.items()})
-    ran = _race(prepared, show)
+    plans = _fitting(prepared)
+    ran = _race(prepared, [_deepest(phases) for phases in plans.values()], show=show)
     show({"event": "part", "name": "what the plans would cost"})
-    plans = _rank(prepared, growth, ran)
+    ranked = _rank(prepared, plans, growth=growth, ran=ran)
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
-    return Advice(plans, layers, apart, growth, ran, domain, time.monotonic() - started)
+    return Advice(ranked, layers, apart, growth, ran, domain, time.monotonic() - started)
 
 
 def advice_file(asked: Config, advice: Advice) -> str:
@@ -185,7 +187,24 @@ def _growth(
     return {rows: float(np.mean([scores[name] for name in sorted(shared)])) for rows, scores in found.items()}
 
 
-def _race(prepared: Prepared, show: Callable[[Event], None]) -> dict[str, tuple[float, float]]:
+def _fitting(prepared: Prepared) -> dict[str, tuple[Phase, ...]]:
+    """The recipes that fit the backbone, with their phases."""
+    found = {}
+    for recipe in _RECIPES:
+        with suppress(ConfigError):  # fewer layers than it wants
+            found[recipe] = phases_of(prepared, PlanSettings(recipe=recipe))
+    return found
+
+
+def _deepest(phases: Sequence[Phase]) -> TopLayers:
+    """How many top layers learn in the end."""
+    last = phases[-1]
+    return last.thaw.to if last.thaw else last.top_layers
+
+
+def _race(
+    prepared: Prepared, depths: Sequence[TopLayers], *, show: Callable[[Event], None]
+) -> dict[str, tuple[float, float]]:
     """Scores before and after the race of each depth."""
     rows = race_rows(len(prepared.splits["train"]))
     splits = drawn(prepared, train=rows, validation=_RACE_HELD_ROWS)
@@ -196,29 +215,32 @@ def _race(prepared: Prepared, show: Callable[[Event], None]) -> dict[str, tuple[
     with tempfile.TemporaryDirectory(prefix="frostline-race-", dir=place) as name:
         return {
             str(depth): race(prepared, depth, splits, folder=Path(name), show=show)
-            for depth in dict.fromkeys(_DEPTHS.values())
-            if depth == "all" or int(depth) < prepared.model.backbone.num_layers
+            for depth in dict.fromkeys(depths)
+            if depth == "all" or 0 < int(depth) < prepared.model.backbone.num_layers
         }
 
 
 def _rank(
-    prepared: Prepared, growth: Mapping[int, float], ran: Mapping[str, tuple[float, float]]
+    prepared: Prepared,
+    plans: Mapping[str, tuple[Phase, ...]],
+    *,
+    growth: Mapping[int, float],
+    ran: Mapping[str, tuple[float, float]],
 ) -> tuple[PlanAdvice, ...]:
     num_rows = len(prepared.splits["train"])
     probe = _extrapolated(growth, num_rows)
     raced = race_steps(num_rows, batch_size=prepared.config.train.batch_size)
     estimator = build_estimator(prepared)
     found = []
-    for recipe in ("features", "heads", *_DEPTHS):
-        depth = _DEPTHS.get(recipe)
-        if depth is not None and str(depth) not in ran:
+    for recipe, phases in plans.items():
+        depth = _deepest(phases)
+        if depth != 0 and str(depth) not in ran:
             continue
-        phases = phases_of(prepared, PlanSettings(recipe=recipe))
         seconds = sum(estimator.seconds(phase) for phase in phases)
         steps = sum(phase.epochs for phase in phases if phase.top_layers != 0) * math.ceil(
             num_rows / prepared.config.train.batch_size
         )
-        score, reason = _predict(recipe, probe, ran.get(str(depth)), steps, raced=raced)
+        score, reason = _predict(phases, probe=probe, ran=ran.get(str(depth)), steps=steps, raced=raced)
         found.append(PlanAdvice(recipe, score, seconds, reason))
     return tuple(_sorted(found))
 
@@ -233,18 +255,18 @@ def _extrapolated(growth: Mapping[int, float], num_rows: int) -> float:
 
 
 def _predict(
-    recipe: str, probe: float, ran: tuple[float, float] | None, steps: int, *, raced: int
+    phases: Sequence[Phase], *, probe: float, ran: tuple[float, float] | None, steps: int, raced: int
 ) -> tuple[float, str]:
-    """Predicted score of a recipe, and why."""
+    """Predicted score of a plan, and why."""
+    lost = 0.0 if phases[0].solver == "probe" else _UNSOLVED
     if ran is None:
-        words = "solved" if recipe == "features" else "trained by descent"
-        lost = 0.0 if recipe == "features" else _UNSOLVED
+        words = "trained by descent" if lost else "solved"
         return probe - lost, f"heads {words} on the embeddings as they are: a probe reaches {probe:.3f}"
     before, after = ran
     grown = 1 + _GROWTH * max(0.0, math.log10(max(1, steps) / raced))
     gain = after - before
-    score = min(1.0, probe + gain * (grown if gain > 0 else 1.0)) - (_UNSOLVED if recipe == "full" else 0.0)
-    layers = "every layer" if recipe in ("gradual", "full") else "the top layers"
+    score = min(1.0, probe + gain * (grown if gain > 0 else 1.0)) - lost
+    layers = "every layer" if _deepest(phases) == "all" else "the top layers"
     return score, (
         f"{raced} steps with {layers} awake moved {before:.3f} to {after:.3f} ({gain:+.3f}); this plan "
         f"takes {steps} steps"

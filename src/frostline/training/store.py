@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from frostline.atomic import new_folder, write_json
+from frostline.cache import cache_folder
 from frostline.data.table import IntN
 from frostline.errors import CacheError
 from frostline.settings import Settings
@@ -54,9 +55,7 @@ class ActivationSettings(Settings):
 
     def place(self) -> Path:
         """The folder of the stores."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = os.environ.get("FROSTLINE_CACHE") or Path(cache) / "frostline"
-        return Path(self.folder).expanduser() if self.folder else Path(root) / "activations"
+        return Path(self.folder).expanduser() if self.folder else cache_folder("activations")
 
     def can_write(self) -> bool:
         """Whether the folder is there, or can be made, and takes files."""

@@ -1,0 +1,122 @@
+"""Token ids kept between runs: the same texts are tokenised once by a tokenizer, and then mapped into memory.
+
+    <folder>/<key>/
+      ids.bin       int32 token ids, one text after the other
+      offsets.bin   int64 start of each text, and at the end the number of tokens
+      meta.json     their numbers and a digest of both files
+
+A folder appears under its key by one rename. What is not whole, or not of the digest, is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from frostline.atomic import new_folder, write_json
+from frostline.data.batches import Tokens, tokenize
+from frostline.errors import RunError
+
+_FORMAT = 1
+_MOST_BYTES = 4 * 2**30
+
+
+def tokenize_once(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Callable[[], Iterable[str]],
+    *,
+    max_length: int,
+    prompt: str,
+    folder: Path | None,
+) -> Tokens:
+    """What `tokenize` returns, from an earlier run where there was one.
+
+    Args:
+        tokenizer: a fast tokenizer; the ids of another one are not kept.
+        texts: gives the texts from the start, each time it is called.
+        max_length: most tokens of a text, special tokens included.
+        prompt: put before every text.
+        folder: where ids are kept, at most 4 GiB, those that were not used for the longest going first; None,
+            or one that cannot be written: they are not.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if folder is None or backend is None:
+        return tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
+    backend.no_truncation()  # what an earlier call left set; transformers sets its own at each call
+    backend.no_padding()
+    about = (_FORMAT, version("tokenizers"), version("transformers"), type(tokenizer).__name__)
+    key = _key(f"{about} {max_length} {prompt!r} {tokenizer.truncation_side} {backend.to_str()}", texts())
+    found = _read(folder / key)
+    if found is None:
+        found = tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
+        with suppress(RunError, OSError):  # a cache that cannot be written is none
+            _make_room(folder, needed=found.ids_T.nbytes + found.offset_N1.nbytes)
+            _write(folder / key, found)
+    return found
+
+
+def _key(about: str, texts: Iterable[str]) -> str:
+    digest = hashlib.blake2b(about.encode(), digest_size=20)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _write(place: Path, tokens: Tokens) -> None:
+    with new_folder(place) as temporary:
+        tokens.ids_T.astype(np.int32).tofile(temporary / "ids.bin")
+        tokens.offset_N1.astype(np.int64).tofile(temporary / "offsets.bin")
+        meta = {"format": _FORMAT, "key": place.name, "digest": _digest(temporary)}
+        write_json(temporary / "meta.json", meta)
+
+
+def _read(place: Path) -> Tokens | None:
+    """The ids of a folder, marked as used now; None where it is not whole."""
+    try:
+        meta = json.loads((place / "meta.json").read_text("utf-8"))
+        if meta["key"] != place.name or meta["digest"] != _digest(place):
+            shutil.rmtree(place, ignore_errors=True)
+            return None
+        offset_N1 = np.fromfile(place / "offsets.bin", dtype=np.int64)
+        size = int(offset_N1[-1])
+        # An empty file cannot be mapped.
+        ids_T = np.memmap(place / "ids.bin", np.int32, "r", shape=(size,)) if size else np.zeros(0, np.int32)
+        with suppress(OSError):  # another user's
+            os.utime(place)
+        return Tokens(ids_T, offset_N1)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _digest(place: Path) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for name in ("ids.bin", "offsets.bin"):
+        with (place / name).open("rb") as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _make_room(folder: Path, *, needed: int) -> None:
+    """Removes the ids that were not used for the longest until `needed` bytes more fit."""
+    kept = []
+    for place in folder.glob("*/ids.bin"):
+        with suppress(OSError):  # another process has just removed it
+            size = place.stat().st_size + (place.parent / "offsets.bin").stat().st_size
+            kept.append((place.parent.stat().st_mtime, size, place.parent))
+    total = sum(size for _, size, _ in kept)
+    for _, size, place in sorted(kept):
+        if total + needed <= _MOST_BYTES:
+            return
+        total -= size
+        shutil.rmtree(place, ignore_errors=True)
