@@ -28,6 +28,14 @@ def commands(page):
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("frostline ")]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_epochs():
+    """On a slice of the data the recipes would add epochs until there are enough steps: minutes on each page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frostline.plan.phase._MOST_EPOCHS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The examples on a slice of the data, with the runs that the pages speak of."""

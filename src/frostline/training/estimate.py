@@ -21,7 +21,7 @@ from frostline.training.settings import TrainSettings, epoch_steps
 _STEPS = 5
 _SAMPLE = 512
 _HEAD_STEP_SECONDS = 0.0015
-_PROBE_SECONDS_PER_ROW = 0.0006
+_PROBE_SECONDS_PER_ROW = 0.00015
 
 
 class Estimator:
