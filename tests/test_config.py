@@ -162,3 +162,10 @@ def test_every_setting_says_what_it_is():
     for settings in (DataSettings, TaskSettings, ModelSettings, Phase, PlanSettings, TrainSettings):
         for name, field in settings.model_fields.items():
             assert field.description, f"{settings.__name__}.{name}"
+
+
+def test_a_data_file_in_place_of_a_config_is_recognised(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,topic\na,b\n")
+    with pytest.raises(ConfigError, match=r"not valid TOML .* frostline init .*train\.csv"):
+        Config.load(path)

@@ -84,3 +84,8 @@ def test_missing_and_empty_inputs_are_refused(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match="no rows"):
         build_starter(tmp_path / "empty.jsonl")
+
+
+def test_a_place_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        build_starter(tmp_path / "nowhere")

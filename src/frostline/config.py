@@ -44,6 +44,9 @@ _SYNONYMS = {
 _UNION_MEMBER = re.compile(r"(int|float|str|bool|function-.*|(literal|dict|list|tuple|constrained-.*)\[.*\])")
 
 
+_DATA_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"}
+
+
 class Config(Settings):
     """Everything a run is made of."""
 
@@ -72,7 +75,9 @@ class Config(Settings):
                 f"{place}: cannot be read ({error.strerror}). Write one with frostline init DATA."
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{place}: not valid TOML ({error}).") from error
+            is_data = any(ending in _DATA_ENDINGS for ending in place.suffixes)
+            hint = f" Is it data? Write a file for it: frostline init {place}" if is_data else ""
+            raise ConfigError(f"{place}: not valid TOML ({error}).{hint}") from error
         for key, value in (changes or {}).items():
             _change(content, key, value)
         return cls.build(content).located(place.parent)

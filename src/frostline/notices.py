@@ -1,10 +1,12 @@
-"""What the user should know of a run before it trains, in sentences: what a plan costs, what data does not
-say.
+"""What the user should know of a run, in sentences: what a plan costs, what data does not say, what went
+worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -65,3 +67,14 @@ def cut_texts(train: Split, max_length: int) -> Iterator[str]:
     num_cut = int((train.tokens.length_N >= max_length).sum())
     if num_cut > len(train) / 100:
         yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
+
+
+def worse_phases(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence for each phase that ended below the score of the one before it."""
+    for before, after in pairwise(reports):
+        start, end = before["validation"]["score"], after["validation"]["score"]
+        if end < start:
+            yield (
+                f"phase '{after['name']}' ended at {end:.3f} on validation, below the {start:.3f} that "
+                f"'{before['name']}' had reached: other rates, epochs or layers may serve better."
+            )

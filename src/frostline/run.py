@@ -20,6 +20,7 @@ from frostline.errors import Interrupted, RunError, TrainingError
 from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
+from frostline.notices import worse_phases
 from frostline.plan.picture import build_trainability
 from frostline.prepare import Prepared, prepare, prepare_alone
 from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
@@ -189,6 +190,9 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
                     f"{prepared.config.train.batch_tokens}), or set train.gradient_checkpointing = true. The "
                     "last checkpoint is kept."
                 ) from error
+        for sentence in worse_phases(trainer.state.reports):
+            notes.append(sentence)
+            journal.show({"event": "warning", "message": sentence})
         trained = Trained(
             model, prepared.phases, prepared.splits, prepared.config.data.text, prepared.precision, device
         )

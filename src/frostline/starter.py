@@ -62,10 +62,10 @@ def build_starter(data: Path) -> str:
 
 
 def _splits(data: Path) -> dict[str, Path]:
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder.")
     if not data.is_dir():
         format_of(data)
-        if not data.is_file():
-            raise DataError(f"{data}: no such file.")
         stem = data.name.partition(".")[0].lower()
         found = _splits(data.parent) if stem in _SPLITS["train"] else {}
         return {"train": data, **{name: path for name, path in found.items() if name != "train"}}

@@ -121,6 +121,7 @@ def show_comparison(console: Console, content: Mapping[str, Any], *, folder: Pat
             f"{one['drift']['cosine']:.3f}",
         )
     console.print(shown)
+    console.print(f"[dim]scores of the {content['split']} split[/dim]")
     found = content["recommendation"]
     console.print(f"[bold]take {escape(found['scenario'])}[/bold]: {escape(found['reason'])}")
     console.print(escape(found["keeping_embeddings"]))
@@ -276,7 +277,10 @@ class Watcher:
     def _on_done(self, event: Mapping[str, Any]) -> None:
         report, folder = event["report"], event["folder"]
         split = "test" if report["test"] else "validation"
-        self.console.print(score_table(report[split]["tasks"], title=f"{split} scores"))
+        scores = report[split]["tasks"]
+        fitted = split == "validation" and any("micro_f1" in one for one in scores.values())
+        title = f"{split} scores" + (", thresholds fitted on the same rows" if fitted else "")
+        self.console.print(score_table(scores, title=title))
         whole = sum(report["profile"].values())
         for name, seconds in report["profile"].items():
             self.console.print(f"  {name:<16} {seconds:8.1f} s  {seconds / whole:4.0%}")

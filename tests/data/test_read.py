@@ -165,3 +165,10 @@ def test_columns_and_types_are_those_of_the_whole_file(tmp_path):
         schema_of(path)
     (tmp_path / "d.csv").write_text("a,b\n")
     assert schema_of(tmp_path / "d.csv") == pa.schema([("a", pa.string()), ("b", pa.string())])
+
+
+def test_another_separator_is_recognised_in_the_message(tmp_path):
+    path = tmp_path / "mails.csv"
+    path.write_text("id;mail;topic\n1;well, hello;a\n")
+    with pytest.raises(DataError, match="The separator seems to be ';'"):
+        list(iter_blocks(path))

@@ -65,7 +65,7 @@ def test_a_task_whose_labels_were_left_out_is_refused():
     data[0]["mood"], data[1]["mood"] = "x", "y"
     tasks = TASKS | {"mood": TaskSettings()}
     held = [{"text": "h", "topic": "a"}]
-    with pytest.raises(DataError, match=r"tasks.mood: 0 labels .*left of column 'mood' in 30 training rows"):
+    with pytest.raises(DataError, match=r"column 'mood' 0 occur in the 30 training rows that are left"):
         load_tables(DataSettings(train=data, validation=held, max_train_samples=30), tasks, seed=3)
 
 

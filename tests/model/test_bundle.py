@@ -158,3 +158,9 @@ def test_a_header_that_promises_too_much_is_refused(bundle):
     trust(bundle, "model.safetensors")
     with pytest.raises(BundleError):
         fl.load(bundle)
+
+
+def test_a_run_that_has_not_ended_is_told_from_a_strange_folder(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(BundleError, match="its run has not ended. Go on with it: frostline resume"):
+        load_bundle(tmp_path)

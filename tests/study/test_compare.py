@@ -227,6 +227,14 @@ def test_modules_in_the_working_directory_are_not_imported(content, tmp_path, mo
     assert not found.content["failures"]
 
 
+def test_changes_of_a_plan_that_is_not_looked_at_are_said(content, tmp_path):
+    shown = []
+    content["plan"] = {"recipe": "heads", "epochs": 2}
+    fl.compare(content, output=tmp_path / "out", scenarios=["features"], show=shown.append)
+    said = [event["message"] for event in shown if event["event"] == "warning"]
+    assert any(message.startswith("plan.epochs: not looked at") for message in said)
+
+
 def test_torchrun_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,13 +61,20 @@ def load_config(config: Path, changes: list[str] | None) -> Any:
     return Config.load(config, changes=dict(parse_change(change) for change in changes or []))
 
 
-def watched(call: Callable[[Any], Any], *, as_json: bool, stopped: str) -> Any:
+def watched(
+    call: Callable[[Any], Any],
+    *,
+    as_json: bool,
+    stopped: str,
+    broken_off: Callable[[], str] = lambda: "stopped.",
+) -> Any:
     """What a long call returns; people see its events, machines nothing.
 
     Args:
         call: is given what shows events, or None.
         as_json: for machines.
         stopped: what to say when Ctrl-C or SIGTERM ended it; the exit code is that of the signal.
+        broken_off: gives what to say when Ctrl-C came before or after training, where nothing listens for it.
     """
     from frostline.errors import Interrupted
     from frostline.terminal import Watcher, build_console
@@ -77,6 +85,9 @@ def watched(call: Callable[[Any], Any], *, as_json: bool, stopped: str) -> Any:
     except Interrupted as stop:
         print(stopped, file=sys.stderr)
         raise typer.Exit(128 + stop.signal) from None
+    except KeyboardInterrupt:
+        print(broken_off(), file=sys.stderr)
+        raise typer.Exit(128 + signal.SIGINT) from None
     finally:
         if watcher:
             watcher.close()

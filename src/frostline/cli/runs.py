@@ -110,6 +110,12 @@ def resume(
 def _carry_out(call: Callable[[Any], Any], folder: Path, as_json: bool) -> None:
     """A training call with progress for people, or its report for machines."""
     stopped = f"stopped after a step; the state is saved. Go on with: frostline resume {folder}"
-    run = watched(call, as_json=as_json, stopped=stopped)
+    go_on = f"stopped. Go on with: frostline resume {folder}"
+    run = watched(
+        call,
+        as_json=as_json,
+        stopped=stopped,
+        broken_off=lambda: go_on if (folder / "config.toml").is_file() else "stopped; nothing was trained.",
+    )
     if as_json and is_first():
         print_json(run.report)

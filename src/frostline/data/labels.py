@@ -258,8 +258,9 @@ def check_learnable(task: Task, table: Table) -> None:
     fewest = 2 if task.kind == "classification" else 1
     if len(present) < fewest:
         raise DataError(
-            f"tasks.{task.name}: {len(present)} labels are left of column '{task.column}' in {len(table)} "
-            f"training rows; at least {fewest} are needed. Give data.validation a file, or label more rows."
+            f"tasks.{task.name}: of the labels in column '{task.column}' {len(present)} occur in the "
+            f"{len(table)} training rows that are left; at least {fewest} must. Raise "
+            "data.max_train_samples, give data.validation a file, or label more rows."
         )
 
 

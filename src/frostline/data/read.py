@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +253,7 @@ def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}:{line}: {len(cells)} cells, but the header names {len(header)} columns "
-                    f"({listing(header)}). Quote cells that hold the separator or a line break."
+                    f"({listing(header)}). {_separator_hint(header)}"
                 )
             yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -289,3 +289,11 @@ def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[
             number += len(rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    """What to do about a row with another number of cells than the header."""
+    other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    if other is None:
+        return "Quote cells that hold the separator or a line break."
+    return f"The separator seems to be {other!r}: a comma is needed in .csv, a tab in .tsv."

@@ -140,9 +140,9 @@ def bundle_folder(path: Path) -> Path:
             return folder
     if not path.is_dir():
         raise BundleError(f"{path}: no such folder. Give the folder of a run, or the 'model' folder in it.")
-    raise BundleError(
-        f"{path}: holds no frostline.json, so it is no model of frostline, or its run has not ended."
-    )
+    if (path / "config.toml").is_file():
+        raise BundleError(f"{path}: its run has not ended. Go on with it: frostline resume {path}")
+    raise BundleError(f"{path}: holds no frostline.json, so it is no model of frostline.")
 
 
 def load_bundle(path: Path) -> tuple[MultitaskModel, BundleFile]:

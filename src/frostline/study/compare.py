@@ -25,7 +25,7 @@ from frostline.study.jobs import JobError, run_job
 from frostline.study.outcome import build_outcome
 from frostline.study.place import Place
 from frostline.study.report import build_report, draw_scenarios
-from frostline.study.scenarios import Scenario, build_scenarios
+from frostline.study.scenarios import OWN, Scenario, build_scenarios
 from frostline.training.journal import Event
 
 Show = Callable[[Event], None]
@@ -91,6 +91,10 @@ def compare(
     with locked(place.folder):
         place.check_free()
         named = build_scenarios(scenarios, own=asked.plan, tasks=asked.tasks)
+        if asked.plan.changes() and OWN not in [one.name for one in named]:
+            keys = listing(f"plan.{key}" for key in asked.plan.changes())
+            message = f"{keys}: not looked at; the scenario 'own' is the plan of the config."
+            show({"event": "warning", "message": message})
         _check_yardstick(yardstick, [scenario.name for scenario in named])
         prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
         plans = _with_phases(named, prepared, is_asked=bool(scenarios), show=show)
