@@ -79,23 +79,15 @@ def compare(
         Interrupted: Ctrl-C; the same call goes on.
     """
     show = show or (lambda event: None)
-    if seeds < 1:
-        raise ConfigError(f"--seeds: 1 or more, {seeds} arrived.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("compare starts a process for each run by itself; start it without torchrun.")
     asked = as_config(config).located(Path.cwd())
-    if asked.train.each_task_alone:
-        raise ConfigError("train.each_task_alone: compare does not show it. Leave it out.")
+    _check_asked(asked, seeds=seeds)
     place = Place(Path(output).absolute())
     check_sources(asked, place.folder)
     with locked(place.folder):
         place.check_free()
         named = build_scenarios(scenarios, own=asked.plan, tasks=asked.tasks)
-        if asked.plan.changes() and OWN not in [one.name for one in named]:
-            keys = listing(f"plan.{key}" for key in asked.plan.changes())
-            message = f"{keys}: not looked at; the scenario 'own' is the plan of the config."
-            show({"event": "warning", "message": message})
         _check_yardstick(yardstick, [scenario.name for scenario in named])
+        _say_unused(asked, named, show)
         prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
         plans = _with_phases(named, prepared, is_asked=bool(scenarios), show=show)
         if overwrite:
@@ -113,6 +105,23 @@ def compare(
         if not finished:
             raise RunError("every scenario failed. " + " ".join(f"{k}: {v}" for k, v in failures.items()))
         return _conclude(place, prepared, finished, failures=failures, yardstick=yardstick)
+
+
+def _check_asked(asked: Config, *, seeds: int) -> None:
+    if seeds < 1:
+        raise ConfigError(f"--seeds: 1 or more, {seeds} arrived.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("compare starts a process for each run by itself; start it without torchrun.")
+    if asked.train.each_task_alone:
+        raise ConfigError("train.each_task_alone: compare does not show it. Leave it out.")
+
+
+def _say_unused(asked: Config, named: Sequence[Scenario], show: Show) -> None:
+    """Says which changes of the config's plan no scenario looks at."""
+    if asked.plan.changes() and OWN not in [scenario.name for scenario in named]:
+        keys = listing(f"plan.{key}" for key in asked.plan.changes())
+        message = f"{keys}: not looked at; the scenario 'own' is the plan of the config."
+        show({"event": "warning", "message": message})
 
 
 def _check_yardstick(yardstick: str | None, names: Sequence[str]) -> None:
