@@ -1,6 +1,10 @@
 """Sentences about a run."""
 
-from frostline.notices import worse_phases
+import numpy as np
+
+from frostline.data.batches import Split, Tokens
+from frostline.data.labels import Task
+from frostline.notices import scarce_labels, worse_phases
 
 
 def report(name, score):
@@ -12,3 +16,14 @@ def test_a_phase_that_ended_below_its_start_is_said():
     (sentence,) = worse_phases(reports)
     assert "'top' ended at 0.368" in sentence and "0.443 that 'heads'" in sentence
     assert not list(worse_phases(reports[:1]))
+
+
+def test_labels_of_no_or_few_validation_rows_are_said():
+    task = Task(name="topic", column="topic", kind="classification", labels=("a", "b", "c"))
+    tokens = Tokens(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
+    held = Split("validation", tokens, {"topic": np.asarray([0] * 9 + [1] * 4)})
+    none, few = scarce_labels(task, held)
+    assert none.endswith("says nothing of them: c.") and "fewer than 5 validation rows" in few
+    assert "each of them: b." in few
+    enough = Split("validation", tokens, {"topic": np.asarray([0, 1, 2] * 5)})
+    assert not list(scarce_labels(task, enough))

@@ -16,6 +16,8 @@ from frostline.errors import listing
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 
+_FEW_ROWS = 5
+
 
 def added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[str]:
     """A sentence for each phase that gets more epochs than its plan asked for."""
@@ -47,8 +49,10 @@ def fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
         )
 
 
-def unseen_labels(task: Task, validation: Split) -> Iterator[str]:
-    """A sentence when labels of a task do not occur in validation, so that its score says nothing of them."""
+def scarce_labels(task: Task, validation: Split) -> Iterator[str]:
+    """A sentence for labels of a task that do not occur in validation, and one for those of very few rows, of
+    which its score says nothing or little.
+    """
     labels = validation.labels[task.name]
     known = labels[is_labelled(labels)]
     if task.kind == "regression" or not len(known):
@@ -59,6 +63,12 @@ def unseen_labels(task: Task, validation: Split) -> Iterator[str]:
         yield (
             f"no validation row has these labels of '{task.name}', so its score says nothing of them: "
             f"{listing(unseen)}."
+        )
+    rare = [label for label, count in zip(task.labels, counts, strict=True) if 0 < count < _FEW_ROWS]
+    if rare:
+        yield (
+            f"fewer than {_FEW_ROWS} validation rows have these labels of '{task.name}', so its macro-F1 "
+            f"jumps with each of them: {listing(rare)}. Give data.validation more rows."
         )
 
 

@@ -74,9 +74,9 @@ def test_a_damaged_file_is_made_again(tmp_path, counted, name, change):
 def test_the_ones_that_were_not_used_for_the_longest_make_room(tmp_path, counted, monkeypatch):
     monkeypatch.setattr(token_cache, "_MOST_BYTES", 150)
     for age, text in ((300, "the goal"), (200, "a bank"), (100, "one soup")):
-        before = set(tmp_path.glob("*"))
+        before = set(tmp_path.glob("[0-9a-f]*"))
         ids(tmp_path, [text])
-        (place,) = set(tmp_path.glob("*")) - before
+        (place,) = set(tmp_path.glob("[0-9a-f]*")) - before
         os.utime(place, (place.stat().st_mtime - age,) * 2)
     ids(tmp_path, ["the goal"])  # marks the oldest as used
     for number in range(3):
@@ -100,3 +100,13 @@ def test_without_a_folder_nothing_is_written(tmp_path, counted):
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path, counted):
     (tmp_path / "file").write_text("in the way")
     assert len(ids(tmp_path / "file" / "tokens")) == 3
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, counted):
+    ids(tmp_path)
+    place = next(tmp_path.glob("[0-9a-f]*"))
+    left = tmp_path / f".{place.name}.half"
+    left.mkdir()
+    (left / "ids.bin").write_bytes(b"half")
+    ids(tmp_path, ["another"])
+    assert not left.exists() and place.is_dir()

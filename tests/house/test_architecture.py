@@ -31,7 +31,7 @@ OWNERS = {
     "matplotlib": {"plan/picture.py", "training/picture.py"},
     "rich": {"terminal.py"},
     "typer": {"cli"},
-    "filelock": {"folder.py", "training/store.py"},
+    "filelock": {"folder.py", "cache.py"},
     "huggingface_hub": {"model"},
     "pickle": {"model/backbone.py"},  # the name of an error
     "joblib": set(),

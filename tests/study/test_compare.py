@@ -15,6 +15,7 @@ from filelock import FileLock
 import frostline as fl
 from conftest import build_content, toy_rows, write_jsonl
 from frostline.errors import ConfigError, RunError
+from frostline.study import worker
 from frostline.study.compare import load_comparison
 from frostline.study.place import Place
 
@@ -233,6 +234,18 @@ def test_changes_of_a_plan_that_is_not_looked_at_are_said(content, tmp_path):
     fl.compare(content, output=tmp_path / "out", scenarios=["features"], show=shown.append)
     said = [event["message"] for event in shown if event["event"] == "warning"]
     assert any(message.startswith("plan.epochs: not looked at") for message in said)
+
+
+def test_a_worker_whose_parent_is_gone_goes_on_to_its_commit(monkeypatch):
+    class Gone:
+        def write(self, _):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    worker._Teller()({"event": "progress", "done": 1})
 
 
 def test_torchrun_is_refused(content, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from test_loop import same, stop_after
 
 import frostline as fl
 from conftest import CONFIGS, events, save_encoder, toy_rows, weights
+from frostline.cache import exclusive, make_room
 from frostline.data.batches import Split, Tokens, tokenize
 from frostline.data.distinct import distinct_texts
 from frostline.errors import CacheError
@@ -20,7 +21,8 @@ from frostline.plan.phase import Phase
 from frostline.training import activations, gate, held
 from frostline.training.activations import Activations
 from frostline.training.gate import depths_on_the_way
-from frostline.training.store import StoreWriter, exclusive, make_room, open_store
+from frostline.training.store import KEYS as FORM
+from frostline.training.store import StoreWriter, open_store
 
 FP32 = Precision("fp32", "")
 CPU = torch.device("cpu")
@@ -267,10 +269,10 @@ def test_the_stores_that_were_not_used_for_the_longest_make_room(tmp_path):
     stranger.write_bytes(b"x")
     open_store(tmp_path, KEYS["a"])  # used now
     size = sum(path.stat().st_size for path in (tmp_path / KEYS["a"]).iterdir() if path.name != "meta.json")
-    make_room(tmp_path, needed=size, most=3 * size)
+    make_room(tmp_path, needed=size, most=3 * size, keys=FORM)
     assert {place.name for place in tmp_path.iterdir()} == {KEYS["a"], KEYS["c"], "mine"}
     held = open_store(tmp_path, KEYS["c"])
-    make_room(tmp_path, needed=size, most=size)
+    make_room(tmp_path, needed=size, most=size, keys=FORM)
     assert [place.name for place in tmp_path.iterdir()] == ["mine"]
     assert stranger.is_file()
     assert held.read(np.asarray([1])).shape == (2, 3)  # its file stays readable
@@ -409,7 +411,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     with exclusive(tmp_path, KEYS["b"]):
         assert left.is_dir()
     (tmp_path / f".{KEYS['a']}.lock").touch()
-    make_room(tmp_path, needed=0, most=0)
+    make_room(tmp_path, needed=0, most=0, keys=FORM)
     assert not left.exists()
 
 

@@ -3,7 +3,7 @@
     <folder>/<key>/
       ids.bin       int32 token ids, one text after the other
       offsets.bin   int64 start of each text, and at the end the number of tokens
-      meta.json     their numbers and a digest of both files
+      meta.json     the key and a digest of both files
 
 A folder appears under its key by one rename. What is not whole, or not of the digest, is made again.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -23,11 +24,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from frostline.atomic import new_folder, write_json
+from frostline.cache import exclusive, make_room
 from frostline.data.batches import Tokens, tokenize
 from frostline.errors import RunError
 
 _FORMAT = 1
 _MOST_BYTES = 4 * 2**30
+_KEYS = re.compile(r"[0-9a-f]{40}")
 
 
 def tokenize_once(
@@ -58,8 +61,9 @@ def tokenize_once(
     found = _read(folder / key)
     if found is None:
         found = tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
-        with suppress(RunError, OSError):  # a cache that cannot be written is none
-            _make_room(folder, needed=found.ids_T.nbytes + found.offset_N1.nbytes)
+        needed = found.ids_T.nbytes + found.offset_N1.nbytes
+        with suppress(RunError, OSError), exclusive(folder, key):  # a cache that cannot be written is none
+            make_room(folder, needed=needed, most=_MOST_BYTES, keys=_KEYS)
             _write(folder / key, found)
     return found
 
@@ -76,8 +80,7 @@ def _write(place: Path, tokens: Tokens) -> None:
     with new_folder(place) as temporary:
         tokens.ids_T.astype(np.int32).tofile(temporary / "ids.bin")
         tokens.offset_N1.astype(np.int64).tofile(temporary / "offsets.bin")
-        meta = {"format": _FORMAT, "key": place.name, "digest": _digest(temporary)}
-        write_json(temporary / "meta.json", meta)
+        write_json(temporary / "meta.json", {"key": place.name, "digest": _digest(temporary)})
 
 
 def _read(place: Path) -> Tokens | None:
@@ -105,18 +108,3 @@ def _digest(place: Path) -> str:
             while chunk := stream.read(2**20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _make_room(folder: Path, *, needed: int) -> None:
-    """Removes the ids that were not used for the longest until `needed` bytes more fit."""
-    kept = []
-    for place in folder.glob("*/ids.bin"):
-        with suppress(OSError):  # another process has just removed it
-            size = place.stat().st_size + (place.parent / "offsets.bin").stat().st_size
-            kept.append((place.parent.stat().st_mtime, size, place.parent))
-    total = sum(size for _, size, _ in kept)
-    for _, size, place in sorted(kept):
-        if total + needed <= _MOST_BYTES:
-            return
-        total -= size
-        shutil.rmtree(place, ignore_errors=True)

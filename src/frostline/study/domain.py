@@ -15,6 +15,7 @@ from frostline.model.domains import DOMAINS
 _MANY_TOKENS = 1.55
 _MANY_UNKNOWN = 0.01
 _MANY_TEXTS = 0.05
+_SOME_TEXTS = 1000  # tell the script
 _WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 _WORDS = {
     "finance": "revenue profit shares dividend earnings quarter investors equity bond yield fiscal ebitda "
@@ -60,9 +61,8 @@ def _prompt_tokens(backbone: Backbone) -> int:
 
 def _is_without_spaces(texts: Sequence[str]) -> bool:
     """Whether most letters are of scripts that put no space between words (Chinese, Japanese, Thai)."""
-    letters = [letter for text in texts for letter in text if letter.isalpha()]
-    without = sum(bool(_WITHOUT_SPACES.match(letter)) for letter in letters)
-    return 2 * without > len(letters)
+    some = "".join(texts[:_SOME_TEXTS])
+    return 2 * len(_WITHOUT_SPACES.findall(some)) > sum(letter.isalpha() for letter in some)
 
 
 def _likely_domain(texts: Sequence[str]) -> tuple[str, float] | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from frostline.cache import exclusive, make_room
 from frostline.data.batches import Split, pad, sorted_batches
 from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
@@ -28,7 +29,7 @@ from frostline.plan.freeze import tensor_hash
 from frostline.training.embed import embed
 from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
-from frostline.training.store import DTYPES, Store, StoreWriter, exclusive, make_room, open_store
+from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, open_store
 
 _CODE = 1  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
@@ -184,7 +185,7 @@ class Activations:
         rows_U, width = self._distinct(split).row_U[:number], self._width(depth)
         lengths = self._lengths(split, depth)[rows_U]
         size = int(lengths.sum()) * width * DTYPES[numbers].itemsize
-        make_room(self.folder, needed=size, most=self.max_bytes)
+        make_room(self.folder, needed=size, most=self.max_bytes, keys=KEYS)
         with StoreWriter(self.folder, name, length_U=lengths, width=width, numbers=numbers) as writer:
             done = 0
             for texts, values_TD in self._outputs(split, depth, rows_U, below):

@@ -18,15 +18,14 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -40,7 +39,7 @@ from frostline.settings import Settings
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _MOST_FP16 = 60_000.0
-_KEY = re.compile(r"[0-9a-f]{40}-\d+-\d+")
+KEYS = re.compile(r"[0-9a-f]{40}-\d+-\d+")
 
 
 class ActivationSettings(Settings):
@@ -200,46 +199,3 @@ def open_store(folder: Path, key: str) -> Store | None:
         return Store(place, layout)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-
-
-@contextmanager
-def exclusive(folder: Path, key: str) -> Iterator[None]:
-    """One process at a time fills a key; what a killed one left of it is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{key}.lock"):
-        _remove_leftovers(folder, key)
-        yield
-
-
-def _remove_leftovers(folder: Path, key: str) -> None:
-    for place in folder.glob(f".{key}.*"):
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def make_room(folder: Path, *, needed: int, most: int) -> None:
-    """Removes the stores that were not used for the longest until `needed` bytes more are at most `most`, and
-    what killed processes left half-written.
-    """
-    for place in folder.glob(".*-*-*.lock"):
-        with suppress(Timeout, OSError), FileLock(place, timeout=0):
-            _remove_leftovers(folder, place.name[1:].removesuffix(".lock"))
-    stores = sorted((used, place, size) for place in _stores(folder) for used, size in _use_and_size(place))
-    total = sum(size for _, _, size in stores)
-    for _, place, size in stores:
-        if total + needed <= most:
-            return
-        total -= size
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _stores(folder: Path) -> list[Path]:
-    """Stores in a folder, which may hold other things."""
-    return [path.parent for path in folder.glob("*-*-*/values.bin") if _KEY.fullmatch(path.parent.name)]
-
-
-def _use_and_size(place: Path) -> Iterator[tuple[float, int]]:
-    """When a store was last used, and its bytes; nothing when another process has just removed it."""
-    with suppress(OSError):
-        sizes = [(place / name).stat().st_size for name in ("values.bin", "texts.safetensors")]
-        yield place.stat().st_mtime, sum(sizes)
