@@ -186,9 +186,9 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
                 trainer.run()
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
-                    f"the memory of {device} is too small: halve train.batch_tokens (now "
-                    f"{prepared.config.train.batch_tokens}), or set train.gradient_checkpointing = true. The "
-                    "last checkpoint is kept."
+                    f"the memory of {device} is too small. Free some and resume, or train again with half of "
+                    f"train.batch_tokens (now {prepared.config.train.batch_tokens}), or with "
+                    "train.gradient_checkpointing = true. The last checkpoint is kept."
                 ) from error
         for sentence in worse_phases(trainer.state.reports):
             notes.append(sentence)
