@@ -40,6 +40,11 @@ def _with_dropout(self: Activations, split: Split, rows: IntN, *, depth: int) ->
             module.eval()
 
 
+def _format(self: Activations, depth: int, name: str) -> str:
+    """Embeddings are float32 always; hidden states of the format asked for."""
+    return "fp32" if depth == self.backbone.num_stages else name
+
+
 @contextmanager
 def way(name: str) -> Iterator[None]:
     """The way of handling frozen stages, for as long as the block lasts."""
@@ -47,7 +52,7 @@ def way(name: str) -> Iterator[None]:
         with patch.object(Activations, "batch", _with_dropout):
             yield
     elif name in ("bf16", "fp32"):
-        with patch.object(Activations, "_numbers", lambda self, depth: name):
+        with patch.object(Activations, "_numbers", lambda self, depth: _format(self, depth, name)):
             yield
     else:
         yield
