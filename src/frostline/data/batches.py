@@ -8,8 +8,9 @@ Shapes: B texts of a batch, L longest of them in tokens, N texts, T tokens of al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from frostline.data.labels import LabelsN
 from frostline.data.table import IntN
 
-_TOKENIZE_TEXTS = 16_384
+_TOKENIZE_TEXTS = 4096
 _POOL_BATCHES = 50
 
 
@@ -47,8 +48,7 @@ class Tokens:
     def take(self, rows: Sequence[int] | IntN) -> Tokens:
         """The given texts, in their order."""
         pieces = [self.ids_T[self.offset_N1[row] : self.offset_N1[row + 1]] for row in rows]
-        offset_N1 = np.concatenate([[0], np.cumsum(self.length_N[rows])]).astype(np.int64)
-        return Tokens(np.concatenate(pieces) if pieces else self.ids_T[:0], offset_N1)
+        return Tokens(np.concatenate(pieces) if pieces else self.ids_T[:0], offsets_of(self.length_N[rows]))
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,17 @@ def tokenize(
         max_length: most tokens of a text, special tokens included.
         prompt: put before every text (the backbone's own default prompt).
     """
-    ids: list[np.ndarray[Any, Any]] = []
-    lengths: list[int] = []
+    blocks = list(tokenized_blocks(tokenizer, texts, max_length=max_length, prompt=prompt))
+    if not blocks:
+        return Tokens(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
+    lengths = np.concatenate([length_B for _, length_B in blocks])
+    return Tokens(np.concatenate([ids_T for ids_T, _ in blocks]), offsets_of(lengths))
+
+
+def tokenized_blocks(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, max_length: int, prompt: str
+) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int32]], IntN]]:
+    """Token ids of some thousand texts at a time, one text after the other, and the length of each."""
     for chunk in _chunks(texts, _TOKENIZE_TEXTS):
         encoded = tokenizer(
             [prompt + text for text in chunk] if prompt else chunk,
@@ -105,14 +114,11 @@ def tokenize(
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
-        lengths.extend(len(one) for one in encoded)
-        ids.append(np.concatenate([np.asarray(one, dtype=np.int32) for one in encoded]))
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Tokens(np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32), offsets)
+        lengths = np.asarray([len(one) for one in encoded], dtype=np.int64)
+        yield np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
 
 
-def _chunks(texts: Iterable[str], size: int) -> Iterable[list[str]]:
+def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     chunk: list[str] = []
     for text in texts:
         chunk.append(text)
@@ -121,6 +127,13 @@ def _chunks(texts: Iterable[str], size: int) -> Iterable[list[str]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def offsets_of(length_N: IntN) -> IntN:
+    """Where each text starts, and at the end the number of tokens (N + 1 numbers)."""
+    offset_N1 = np.zeros(len(length_N) + 1, dtype=np.int64)
+    np.cumsum(length_N, out=offset_N1[1:])
+    return offset_N1
 
 
 def pad(tokens: Tokens, rows: Sequence[int] | IntN, *, pad_id: int) -> TokenBatch:

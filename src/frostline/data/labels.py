@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from frostline.data.cells import NameReader, read_names, read_number
@@ -143,14 +144,14 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
         DataError: no row is labelled, there is one class only, or a column that looks like no label.
     """
     column = settings.column or name
-    cells = [cell for cell in table.columns[column].to_pylist() if cell is not None]
+    cells = table.columns[column].drop_null()
+    kind = given.kind if given else settings.kind
+    counts = _counts(kind, cells)
     if given:
-        named = cells if given.kind == "classification" else (n for names in cells for n in names)
-        counts = Counter(named if given.kind != "regression" else ())
         own = {key: getattr(settings, key) for key in ("separator", "weight", "label_smoothing")}
         weights = _class_weights(name, settings, given.labels, counts, len(cells))
         return given.model_copy(update={"name": name, "column": column, "class_weights": weights, **own})
-    if not cells:
+    if not len(cells):
         raise DataError(f"tasks.{name}: column '{column}' has no label in any of {len(table)} training rows.")
     task = Task(
         name=name,
@@ -161,12 +162,19 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
         label_smoothing=settings.label_smoothing,
     )
     if settings.kind == "regression":
-        return task.model_copy(update=_target_statistics(name, np.asarray(cells)))
-    counts = Counter(cells if settings.kind == "classification" else (n for names in cells for n in names))
+        return task.model_copy(update=_target_statistics(name, cells.to_numpy()))
     labels = settings.labels or tuple(sorted(counts, key=_natural))
     _check_labels(name, column, settings, counts, len(cells))
     weights = _class_weights(name, settings, labels, counts, len(cells))
     return task.model_copy(update={"labels": labels, "class_weights": weights})
+
+
+def _counts(kind: Kind, cells: pa.ChunkedArray) -> Counter[str]:
+    """How often each label is given, in the order in which they appear."""
+    if kind == "regression":
+        return Counter()
+    found = _names(kind, cells)[0].value_counts()
+    return Counter(dict(zip(*(found.field(name).to_pylist() for name in ("values", "counts")), strict=True)))
 
 
 def _natural(label: str) -> tuple[int, float, str]:
@@ -227,28 +235,31 @@ def encode_labels(task: Task, table: Table) -> LabelsN:
     Raises:
         DataError: a label outside the task's label space; the message names file and row.
     """
-    cells = table.columns[task.column].to_pylist()
+    column = table.columns[task.column]
     if task.kind == "regression":
-        return np.asarray([np.nan if cell is None else cell for cell in cells], dtype=np.float32)
-    index = {label: i for i, label in enumerate(task.labels)}
+        return np.asarray(column.to_numpy(), dtype=np.float32)
+    names, row_F = _names(task.kind, column)
+    known = pc.SetLookupOptions(value_set=pa.array(task.labels, pa.string()))
+    number_F = pc.call_function("index_in", [names], known)
+    is_known_F, is_given_F = (one.is_valid().to_numpy(zero_copy_only=False) for one in (number_F, names))
+    unknown = np.flatnonzero(is_given_F & ~is_known_F)
+    if len(unknown):
+        first = int(unknown[0])
+        raise _unknown_label(task, names[first].as_py(), table.where(int(row_F[first])))
     if task.kind == "classification":
-        numbers = [MISSING_CLASS if cell is None else index.get(cell, -1) for cell in cells]
-        encoded = np.asarray(numbers, dtype=np.int64)
-        unknown = np.flatnonzero(encoded == -1)
-        if len(unknown):
-            first = int(unknown[0])
-            raise _unknown_label(task, cells[first], table.where(first))
-        return encoded
-    matrix = np.zeros((len(cells), len(index)), dtype=np.float32)
-    for row, names in enumerate(cells):
-        if names is None:
-            matrix[row] = np.nan
-            continue
-        for label in names:
-            if label not in index:
-                raise _unknown_label(task, label, table.where(row))
-            matrix[row, index[label]] = 1
+        return np.asarray(number_F.fill_null(MISSING_CLASS).to_numpy(), dtype=np.int64)
+    matrix = np.zeros((len(column), len(task.labels)), dtype=np.float32)
+    matrix[column.is_null().to_numpy()] = np.nan
+    matrix[row_F, number_F.to_numpy()] = 1
     return matrix
+
+
+def _names(kind: Kind, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray[Any, np.dtype[Any]]]:
+    """F names of labels of a column, one after the other, and the row of each."""
+    whole = column.combine_chunks()
+    if kind == "classification":
+        return whole, np.arange(len(whole))
+    return whole.flatten(), whole.value_parent_indices().to_numpy()
 
 
 def check_learnable(task: Task, table: Table) -> None:

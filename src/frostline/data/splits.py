@@ -6,10 +6,13 @@ a group, so that no text is on both sides.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from frostline.data.labels import MISSING_CLASS, LabelsN, is_labelled
@@ -77,11 +80,18 @@ def sample(num_rows: int, *, most: int, seed: int) -> IntN:
 
 def _group_ids(table: Table, column: str) -> IntN:
     """A number for each row, equal where the column is equal; a missing group is a group of its own."""
-    encoded = table.columns[column].combine_chunks().dictionary_encode().indices
-    ids = np.asarray(encoded.to_numpy(zero_copy_only=False), dtype=np.float64)
-    missing = np.isnan(ids)
-    ids[missing] = np.nanmax(ids, initial=-1) + 1 + np.arange(int(missing.sum()))
-    return ids.astype(np.int64)
+    values = table.columns[column]
+    missing = values.is_null().to_numpy()
+    names = (name for chunk in values.chunks for name in chunk.to_pylist())
+    digests = np.fromiter((_digest(name or "") for name in names), dtype=np.uint64, count=len(values))
+    _, first, ids = np.unique(digests, return_index=True, return_inverse=True)
+    ids = np.argsort(np.argsort(first))[ids]  # numbered in the order of their first rows
+    ids[missing] = len(first) + np.arange(int(missing.sum()))
+    return np.unique(ids, return_inverse=True)[1]
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _strata(labels: Mapping[str, LabelsN], num_rows: int) -> IntN:
@@ -114,8 +124,13 @@ def _without_rare(strata: IntN, *, fewest: int, most: int) -> IntN:
 
 def shared_values(first: Table, second: Table, column: str) -> list[int]:
     """Rows of `second` whose value in `column` stands in `first` too."""
-    known = set(first.columns[column].to_pylist()) - {None}
-    return [row for row, value in enumerate(second.columns[column].to_pylist()) if value in known]
+    ours, theirs = first.columns[column], second.columns[column]
+    shared = ours.filter(_is_in(ours, theirs)).unique()  # looked up in a table of the second alone
+    return list(np.flatnonzero(_is_in(theirs, shared.drop_null()).to_numpy()))
+
+
+def _is_in(values: pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.call_function("is_in", [values], pc.SetLookupOptions(value_set=known))
 
 
 def leaks(tables: Mapping[str, Table], columns: Sequence[str]) -> list[str]:

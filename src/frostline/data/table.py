@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from frostline.data.read import Block, blocks_of, iter_blocks
+from frostline.data.spool import Spool, taken
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.settings import Settings
 
@@ -92,7 +93,7 @@ class Table:
 
     def take(self, rows: IntN) -> Table:
         """The table of the given rows, in their order."""
-        columns = {name: column.take(pa.array(rows)) for name, column in self.columns.items()}
+        columns = {name: taken(column, rows) for name, column in self.columns.items()}
         return Table(columns, self.sources, self.source_N[rows], self.line_N[rows])
 
 
@@ -108,7 +109,7 @@ def read_table(sources: Sequence[Source], columns: Sequence[Column], *, split: s
         DataError: an indispensable column that no source has, a cell that its reader refuses, a required
             cell that is missing, or no rows at all. The message names file and row.
     """
-    chunks: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
+    spools = {column.name: Spool(column.type) for column in columns}
     source_index: list[np.ndarray[Any, Any]] = []
     lines: list[np.ndarray[Any, Any]] = []
     seen: dict[str, None] = {}
@@ -118,13 +119,13 @@ def read_table(sources: Sequence[Source], columns: Sequence[Column], *, split: s
         for block in source.blocks():
             seen.update(dict.fromkeys(name for row in block.rows for name in row))
             for column in columns:
-                chunks[column.name].append(_read_cells(names[index], block, column, readers[column.name]))
+                spools[column.name].add(_read_cells(names[index], block, column, readers[column.name]))
             source_index.append(np.full(len(block.rows), index, dtype=np.int64))
             lines.append(np.asarray(block.lines, dtype=np.int64))
     if not lines:
         raise DataError(f"{listing(names)}: no rows.")
     _check_columns(names, columns, list(seen))
-    data = {column.name: pa.chunked_array(chunks[column.name], type=column.type) for column in columns}
+    data = {name: spool.column() for name, spool in spools.items()}
     table = Table(data, names, np.concatenate(source_index), np.concatenate(lines))
     _check_required(table, columns)
     return table

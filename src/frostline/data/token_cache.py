@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from frostline.atomic import new_folder, write_json
 from frostline.cache import exclusive, make_room
-from frostline.data.batches import Tokens, tokenize
+from frostline.data.batches import Tokens, offsets_of, tokenize, tokenized_blocks
+from frostline.data.table import IntN
 from frostline.errors import RunError
 
 _FORMAT = 1
@@ -60,11 +62,13 @@ def tokenize_once(
     key = _key(f"{about} {max_length} {prompt!r} {tokenizer.truncation_side} {backend.to_str()}", texts())
     found = _read(folder / key)
     if found is None:
-        found = tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
-        needed = found.ids_T.nbytes + found.offset_N1.nbytes
         with suppress(RunError, OSError), exclusive(folder, key):  # a cache that cannot be written is none
-            make_room(folder, needed=needed, most=_MOST_BYTES, keys=_KEYS)
-            _write(folder / key, found)
+            found = _read(folder / key)  # another process may have been faster
+            if found is None:
+                blocks = tokenized_blocks(tokenizer, texts(), max_length=max_length, prompt=prompt)
+                found = _write(folder / key, blocks)
+    if found is None:
+        found = tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
     return found
 
 
@@ -76,11 +80,22 @@ def _key(about: str, texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _write(place: Path, tokens: Tokens) -> None:
+def _write(place: Path, blocks: Iterable[tuple[np.ndarray[Any, np.dtype[np.int32]], IntN]]) -> Tokens | None:
+    """Keeps blocks of token ids as they come, so that memory does not hold them all; returns what `_read`
+    finds then.
+    """
+    lengths = [np.zeros(0, dtype=np.int64)]
     with new_folder(place) as temporary:
-        tokens.ids_T.astype(np.int32).tofile(temporary / "ids.bin")
-        tokens.offset_N1.astype(np.int64).tofile(temporary / "offsets.bin")
+        with (temporary / "ids.bin").open("wb") as stream:
+            for ids_T, length_B in blocks:
+                stream.write(ids_T.tobytes())
+                lengths.append(length_B)
+            size = stream.tell()
+        offset_N1 = offsets_of(np.concatenate(lengths))
+        offset_N1.tofile(temporary / "offsets.bin")
+        make_room(place.parent, needed=size + offset_N1.nbytes, most=_MOST_BYTES, keys=_KEYS)
         write_json(temporary / "meta.json", {"key": place.name, "digest": _digest(temporary)})
+    return _read(place)
 
 
 def _read(place: Path) -> Tokens | None:

@@ -213,8 +213,8 @@ class Activations:
         """
         tokens, is_whole = split.tokens, depth == self.backbone.num_stages
         if is_whole and not below:
-            taken = tokens.take(rows_U)
-            yield from embed(self.backbone, taken, precision=self.precision, device=self.device)
+            about: dict[str, Any] = {"precision": self.precision, "device": self.device}
+            yield from embed(self.backbone, tokens, row_M=rows_U, **about)
             return
 
         def forward(texts: IntN) -> torch.Tensor:

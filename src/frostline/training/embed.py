@@ -20,22 +20,35 @@ from frostline.model.device import Precision, forward_tokens, map_batches
 
 
 def embed(
-    backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
+    backbone: Backbone,
+    tokens: Tokens,
+    *,
+    precision: Precision,
+    device: torch.device,
+    row_M: IntN | None = None,
 ) -> Iterator[tuple[IntN, torch.Tensor]]:
-    """Yields rows and their embeddings (B, D) float32 for every text, longest first, without gradient.
+    """Yields numbers of texts and their embeddings (B, D) float32, longest first, without gradient.
 
     In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
     backbone is left in eval mode.
+
+    Args:
+        backbone: as it is.
+        tokens: of all texts.
+        precision: number format of the pass.
+        device: where it runs.
+        row_M: the texts to embed, numbered from 0 in this order; None: all.
     """
+    row_M = np.arange(len(tokens)) if row_M is None else row_M
     runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
     runner.eval()
 
-    def forward(rows: IntN) -> torch.Tensor:
+    def forward(texts: IntN) -> torch.Tensor:
         with torch.no_grad():
-            embedding_BD: torch.Tensor = runner(pad(tokens, rows, pad_id=backbone.pad_id).to(device))
+            embedding_BD: torch.Tensor = runner(pad(tokens, row_M[texts], pad_id=backbone.pad_id).to(device))
             return embedding_BD
 
-    batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
+    batches = sorted_batches(tokens.length_N[row_M], max_tokens=forward_tokens(device))
     yield from map_batches(forward, batches, device=device)
 
 

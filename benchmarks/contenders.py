@@ -1,0 +1,81 @@
+"""What `peers.py` compares: each contender does a piece of work as its users would.
+
+A contender takes the name of the work and the rows of each split (None: all), and returns its seconds, its
+score, and where it trains the track of (seconds, score) at its evaluations.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from others import embed_sentence_transformers, run_scheduler, run_setfit, run_trainer
+from work import DEPTHS, HEAD_RATE, RATE, TASKS, THAW, WORK, Result, read_rows, read_splits, timed
+
+
+def run_frostline(work: str, rows: int | None) -> Result:
+    """Phases with a store that is filled anew; to a score, the recipe that is made for it."""
+    import frostline as fl
+
+    depths = THAW if work == "thaw" else (DEPTHS[work],)
+    plan: dict[str, Any] = {"phases": [_phase(top, epochs) for top, epochs in depths]}
+    if work == "to-score":
+        plan = {"recipe": "gradual"}
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "data": read_splits(rows),
+            "tasks": {name: {} for name in TASKS},
+            "plan": plan,
+            "train": {"activations": {"folder": folder}},
+        }
+        seen: list[tuple[float, dict[str, Any]]] = []
+        run = fl.train(
+            config, output=Path(folder) / "run", show=lambda event: seen.append((time.perf_counter(), event))
+        )
+    start = next(moment for moment, event in seen if event["event"] == "phase")
+    track = [(moment - start, event["score"]) for moment, event in seen if event["event"] == "evaluation"]
+    seconds = sum(phase["seconds"] for phase in run.report["phases"])
+    return {"seconds": seconds, "score": run.report["validation"]["score"], "track": track}
+
+
+def _phase(top: int | str, epochs: int) -> dict[str, Any]:
+    phase: dict[str, Any] = {"top_layers": top, "head_lr": HEAD_RATE, "epochs": epochs}
+    return phase if top == 0 else phase | {"backbone_lr": RATE, "layer_decay": 0.9}
+
+
+def embed_frostline(_: str, rows: int | None) -> Result:
+    """`Model.encode` of an untrained bundle: what `frostline embed` runs."""
+    import frostline as fl
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "data": {"train": read_rows("train", 200), "validation": read_rows("validation", 50)},
+            "tasks": {name: {} for name in TASKS},
+            "plan": {"recipe": "features"},
+        }
+        model = fl.train(config, output=Path(folder) / "run").load()
+    return timed(model.encode, rows)
+
+
+Contender = Callable[[str, int | None], Result]
+OURS: dict[str, Contender] = {"embed": embed_frostline}
+# Who, at which work.
+CONTENDERS: dict[str, tuple[tuple[str, ...], Contender]] = {
+    "frostline": (WORK, lambda work, rows: OURS.get(work, run_frostline)(work, rows)),
+    "Trainer, defaults": (tuple(DEPTHS), lambda work, rows: run_trainer(work, rows, is_tuned=False)),
+    "Trainer, tuned": (tuple(DEPTHS), lambda work, rows: run_trainer(work, rows, is_tuned=True)),
+    "SetFit": (("heads", "full"), run_setfit),
+    "finetuning-scheduler": (("thaw",), run_scheduler),
+    "encode, float32": (("embed",), lambda _, rows: embed_sentence_transformers(rows, dtype="float32")),
+    "encode, bfloat16": (("embed",), lambda _, rows: embed_sentence_transformers(rows, dtype="bfloat16")),
+}
+# The package that a contender needs, where frostline does not.
+NEEDS = {
+    "Trainer, defaults": "accelerate",
+    "Trainer, tuned": "accelerate",
+    "SetFit": "setfit",
+    "finetuning-scheduler": "finetuning_scheduler",
+}
