@@ -77,9 +77,16 @@ def compare(work: str, rows: int | None, rounds: int) -> None:
             work, name, f"{statistics.median(seconds):.1f}",
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
             f"{max(result['peak_mib'] for result in found[name]):.0f}",
-            f"{statistics.median(result['score'] for result in found[name]):.3f}",
+            _score_or_share(found[name]),
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _score_or_share(results: list[Result]) -> str:
+    shares = [result["share_of_limit"] for result in results if "share_of_limit" in result]
+    if shares:
+        return f"{statistics.median(shares):.0%} of the limit"
+    return f"{statistics.median(result['score'] for result in results):.3f}"
 
 
 def main() -> None:

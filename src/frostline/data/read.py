@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +26,7 @@ from frostline.errors import DataError, listing
 Row = dict[str, Any]
 
 BLOCK_ROWS = 4096
+_BLOCK_LENGTH = 16 * 2**20  # characters
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -67,7 +67,8 @@ def format_of(path: Path) -> tuple[str, bool]:
 
 
 def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
-    """Yields the rows of a file in order, `block_rows` at a time; memory does not grow with the file.
+    """Yields the rows of a file in order, `block_rows` at a time, fewer where they are long; memory does not
+    grow with the file.
 
     Raises:
         DataError: no such file, unknown format, or a row that cannot be parsed (its line is named).
@@ -84,7 +85,7 @@ def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
             numbered = (
                 _jsonl_rows(path, stream) if kind == "jsonl" else _csv_rows(path, stream, tab=kind == "tsv")
             )
-            yield from _in_blocks(numbered, block_rows)
+            yield from in_blocks(numbered, block_rows=block_rows)
 
 
 def column_names(path: Path) -> list[str]:
@@ -126,51 +127,6 @@ def schema_of(path: Path) -> pa.Schema:
     return schema
 
 
-def rows_of(data: Any) -> Iterable[Row]:
-    """Rows of a list of dicts, a `datasets.Dataset`, a pandas or polars DataFrame, or a pyarrow Table.
-
-    Raises:
-        DataError: none of these, or an item that is not a dict.
-    """
-    if hasattr(data, "to_pylist"):  # pyarrow.Table
-        data = data.to_pylist()
-    elif hasattr(data, "to_list") and hasattr(data, "features"):  # datasets.Dataset
-        data = _named_classes(data)
-    elif hasattr(data, "to_dicts"):  # polars.DataFrame
-        data = data.to_dicts()
-    elif hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas.DataFrame
-        data = data.astype(object).where(data.notna(), None).to_dict("records")
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
-        raise DataError(
-            f"data: {type(data).__name__} is no table. Accepted: a file name, a list of dicts, a "
-            "datasets.Dataset, a pandas DataFrame, a pyarrow Table."
-        )
-    for number, row in enumerate(data, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"row {number}: a dict is needed, {type(row).__name__} arrived.")
-        yield without_surrogates({str(key): _plain(value) for key, value in row.items()})
-
-
-def _named_classes(dataset: Any) -> Iterator[Any]:
-    """Rows of a `datasets.Dataset`, class numbers turned into the names that its features give them."""
-    names = {key: feature.names for key, feature in dataset.features.items() if hasattr(feature, "int2str")}
-    for row in dataset.to_list():
-        yield row | {
-            key: known[row[key]] if row[key] is not None and row[key] >= 0 else None
-            for key, known in names.items()
-        }
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar or array as what it holds."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-
-
-def blocks_of(data: Any, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
-    """`iter_blocks` for rows in memory."""
-    return _in_blocks(enumerate(rows_of(data), 1), block_rows)
-
-
 @contextmanager
 def _opened(path: Path, *, is_gzipped: bool) -> Iterator[IO[bytes]]:
     try:
@@ -186,15 +142,18 @@ def _opened(path: Path, *, is_gzipped: bool) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: may not be read ({error.strerror}).") from error
 
 
-def _in_blocks(numbered: Iterable[tuple[int, Row]], block_rows: int) -> Iterator[Block]:
+def in_blocks(numbered: Iterable[tuple[int, Row]], *, block_rows: int) -> Iterator[Block]:
+    """Cuts rows, each with its line, into blocks of `block_rows`, or fewer where they are long."""
     rows: list[Row] = []
     lines: list[int] = []
+    length = 0
     for line, row in numbered:
         rows.append(row)
         lines.append(line)
-        if len(rows) == block_rows:
+        length += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+        if len(rows) == block_rows or length > _BLOCK_LENGTH:
             yield Block(rows, lines)
-            rows, lines = [], []
+            rows, lines, length = [], [], 0
     if rows:
         yield Block(rows, lines)
 
@@ -283,7 +242,10 @@ def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[
     try:
         parquet = pq.ParquetFile(source or pa.BufferReader(stream.read()))
         number = 1
-        for batch in parquet.iter_batches(batch_size=block_rows):
+        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+        each = sum(group.total_byte_size for group in groups) // max(1, parquet.metadata.num_rows)
+        size = max(1, min(block_rows, _BLOCK_LENGTH // max(1, each)))
+        for batch in parquet.iter_batches(batch_size=size):
             rows = batch.to_pylist()
             yield Block(rows, list(range(number, number + len(rows))), parquet.schema_arrow)
             number += len(rows)

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from frostline.data.read import Block, blocks_of, iter_blocks
+from frostline.data.read import Block, iter_blocks
+from frostline.data.rows import blocks_of
 from frostline.data.spool import Spool, taken
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.settings import Settings

@@ -8,7 +8,7 @@ NaN.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from frostline.data.read import Block, Row, column_names, format_of, iter_blocks
 from frostline.data.table import Source, read_table
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.inference.model import Model, decide
+from frostline.inference.parts import Numbers, Parts, parts_of
 from frostline.inference.write import NpyWriter, row_writer
 
 Watch = Callable[[int], None]
@@ -62,9 +63,8 @@ def predict_file(
     columns = [name for task in model.tasks.values() for name in _added(task)]
     types = [kind for task in model.tasks.values() for kind in _added_types(task)]
 
-    def answers(texts: list[str]) -> list[Row]:
-        values = model.predict_proba(texts)
-        rows: list[Row] = [{} for _ in texts]
+    def answers(values: Numbers) -> list[Row]:
+        rows: list[Row] = [{} for _ in next(iter(values.values()))]
         for name, task in model.tasks.items():
             for row, answer, value in zip(rows, decide(task, values[name]), values[name], strict=True):
                 row[f"predicted_{name}"] = answer
@@ -72,10 +72,15 @@ def predict_file(
                     row[f"probability_{name}"] = round(float(value.max()), 6)
         return rows
 
-    column = text or model.about.text_column
-    return _transform(
-        source, target, column, columns, pa.schema(list(zip(columns, types, strict=True))), answers, watch
+    job = _Job(
+        model,
+        source,
+        text or model.about.text_column,
+        compute=model.predict_proba,
+        rows_of=answers,
+        watch=watch,
     )
+    return _transform(job, target, pa.schema(list(zip(columns, types, strict=True))))
 
 
 def _added(task: Task) -> list[str]:
@@ -96,80 +101,95 @@ def embed_file(
 
     Args and errors as `predict_file`.
     """
-    column = text or model.about.text_column
-    if target.suffix == ".npy":
-        return _embed_npy(model, source, target, column, watch)
     width = model.network.backbone.width
     if target.suffix == ".npz":
         raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
-    if format_of(target)[0] in {"csv", "tsv"}:
-        columns = [f"embedding_{i}" for i in range(width)]
-        schema = pa.schema([(name, pa.float32()) for name in columns])
-        return _transform(
-            source,
-            target,
-            column,
-            columns,
-            schema,
-            lambda texts: [dict(zip(columns, row.tolist(), strict=True)) for row in model.encode(texts)],
-            watch,
-        )
-    schema = pa.schema([("embedding", pa.list_(pa.float32(), width))])
-    return _transform(
+    is_flat = target.suffix != ".npy" and format_of(target)[0] in {"csv", "tsv"}
+    columns = [f"embedding_{i}" for i in range(width)] if is_flat else ["embedding"]
+
+    def rows_of(values: Numbers) -> list[Row]:
+        lists = (row.tolist() for row in values["embedding"])
+        return [dict(zip(columns, row if is_flat else [row], strict=True)) for row in lists]
+
+    job = _Job(
+        model,
         source,
-        target,
-        column,
-        ["embedding"],
-        schema,
-        lambda texts: [{"embedding": row.tolist()} for row in model.encode(texts)],
-        watch,
+        text or model.about.text_column,
+        compute=lambda texts: {"embedding": model.encode(texts)},
+        rows_of=rows_of,
+        watch=watch,
     )
+    if target.suffix == ".npy":
+        return _embed_npy(job, target, width)
+    kind = pa.float32() if is_flat else pa.list_(pa.float32(), width)
+    return _transform(job, target, pa.schema([(name, kind) for name in columns]))
 
 
-def _embed_npy(model: Model, source: Path, target: Path, column: str, watch: Watch | None) -> FileReport:
-    report = FileReport(0, [], 0)
-    with new_file(target) as temporary, temporary.open("wb") as stream:
-        writer = NpyWriter(stream, model.network.backbone.width)
-        for block in _checked_blocks(source, column, []):
-            texts = _texts(source, block, column, report)
-            matrix_ND = np.full((len(texts), model.network.backbone.width), np.nan, dtype=np.float32)
-            known = [i for i, one in enumerate(texts) if one is not None]
-            if known:
-                matrix_ND[known] = model.encode([one for one in texts if one is not None])
+@dataclass(frozen=True)
+class _Job:
+    """A file's way through a model.
+
+    Attributes:
+        model: what computes.
+        source: file with the texts.
+        column: of the texts.
+        compute: from texts to numbers.
+        rows_of: from numbers to the columns that are added to each row.
+        watch: called with the number of rows done.
+    """
+
+    model: Model
+    source: Path
+    column: str
+    compute: Callable[[Sequence[str]], Numbers]
+    rows_of: Callable[[Numbers], list[Row]]
+    watch: Watch | None
+
+    def start(self, target: Path, added: list[str]) -> Iterator[Block]:
+        """The blocks of the file, once the first is found to be in order."""
+        if self.source.resolve() == target.resolve():
+            raise DataError(f"{target}: is the input too. Give another output.")
+        blocks = _checked_blocks(self.source, self.column, added)
+        first = next(blocks, None)
+        return itertools.chain([first] if first else [], blocks)
+
+    def answered(
+        self, blocks: Iterator[Block], parts: Parts, report: FileReport
+    ) -> Iterator[tuple[Block, list[str | None], Numbers]]:
+        """Each block, its texts, and the numbers of those that are there; counts the rows."""
+        for number, block in enumerate(blocks):
+            texts = _texts(self.source, block, self.column, report)
+            known = [one for one in texts if one is not None]
+            yield block, texts, parts.numbers(number, known, self.compute)
+            report.num_rows += len(block.rows)
+            if self.watch:
+                self.watch(report.num_rows)
+
+
+def _embed_npy(job: _Job, target: Path, width: int) -> FileReport:
+    report, blocks = FileReport(0, [], 0), job.start(target, [])
+    with parts_of(target, job.model) as parts, new_file(target) as temporary, temporary.open("wb") as stream:
+        writer = NpyWriter(stream, width)
+        for _, texts, values in job.answered(blocks, parts, report):
+            matrix_ND = np.full((len(texts), width), np.nan, dtype=np.float32)
+            matrix_ND[[i for i, one in enumerate(texts) if one is not None]] = values["embedding"]
             writer.write(matrix_ND)
-            _count(report, block, watch)
         writer.close()
     return report
 
 
-def _transform(
-    source: Path,
-    target: Path,
-    column: str,
-    added: list[str],
-    added_types: pa.Schema,
-    answer: Callable[[list[str]], list[Row]],
-    watch: Watch | None,
-) -> FileReport:
-    if source.resolve() == target.resolve():
-        raise DataError(f"{target}: is the input too. Give another output.")
-    report = FileReport(0, [], 0)
-    blocks = _checked_blocks(source, column, added)
-    first = next(blocks, None)
+def _transform(job: _Job, target: Path, added: pa.Schema) -> FileReport:
+    """Writes the rows of a file with columns added."""
+    report, blocks = FileReport(0, [], 0), job.start(target, added.names)
     kind = format_of(target)[0]
-    names = [*column_names(source), *added] if kind in {"csv", "tsv"} else []
-    schema = pa.schema([*schema_of(source), *added_types]) if kind == "parquet" else None
-    with row_writer(target, columns=names, schema=schema) as writer:
-        for block in itertools.chain([first] if first else [], blocks):
-            texts = _texts(source, block, column, report)
-            answers = iter(answer([one for one in texts if one is not None]))
-            empty = dict.fromkeys(added)
-            rows = [
-                row | (empty if one is None else next(answers))
-                for row, one in zip(block.rows, texts, strict=True)
-            ]
-            writer.write(rows)
-            _count(report, block, watch)
+    names = [*column_names(job.source), *added.names] if kind in {"csv", "tsv"} else []
+    schema = pa.schema([*schema_of(job.source), *added]) if kind == "parquet" else None
+    empty = dict.fromkeys(added.names)
+    with parts_of(target, job.model) as parts, row_writer(target, columns=names, schema=schema) as writer:
+        for block, texts, values in job.answered(blocks, parts, report):
+            answers = iter(job.rows_of(values))
+            pairs = zip(block.rows, texts, strict=True)
+            writer.write([row | (empty if one is None else next(answers)) for row, one in pairs])
     return report
 
 
@@ -214,12 +234,6 @@ def _texts(source: Path, block: Block, column: str, report: FileReport) -> list[
             if len(report.empty_rows) < 5:
                 report.empty_rows.append(f"{source}:{line}")
     return texts
-
-
-def _count(report: FileReport, block: Block, watch: Watch | None) -> None:
-    report.num_rows += len(block.rows)
-    if watch:
-        watch(report.num_rows)
 
 
 def evaluate_file(model: Model, source: Path, *, text: str | None = None) -> dict[str, Any]:
