@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from frostline.errors import RunError
+from frostline.locks import held
 
 
 def cache_folder(name: str) -> Path:
@@ -25,7 +26,7 @@ def cache_folder(name: str) -> Path:
 def exclusive(folder: Path, key: str) -> Iterator[None]:
     """One process at a time fills a key; what a killed one left of it is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{key}.lock"):
+    with held(folder / f".{key}.lock"):
         _remove_leftovers(folder, key)
         yield
 
@@ -43,7 +44,7 @@ def make_room(folder: Path, *, needed: int, most: int, keys: re.Pattern[str]) ->
     for place in folder.glob(".*.lock"):
         key = place.name[1:].removesuffix(".lock")
         if keys.fullmatch(key):
-            with suppress(Timeout, OSError), FileLock(place, timeout=0):
+            with suppress(RunError), held(place, busy=f"{place}: in use."):
                 _remove_leftovers(folder, key)
     found = [path for path in folder.glob("*") if keys.fullmatch(path.name)]
     kept = sorted((used, place, size) for place in found for used, size in _use_and_size(place))

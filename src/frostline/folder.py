@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from frostline.atomic import remove_leftovers
 from frostline.config import Config
 from frostline.errors import RunError, listing
 from frostline.inference.write import row_writer
+from frostline.locks import held
 
 _RESULTS = (
     "config.toml",
@@ -41,22 +40,17 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process is using the folder, or it cannot be made.
     """
-    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(
-            f"{folder}: another process is using this run. Wait, or take another --output."
-        ) from error
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}).") from error
-    try:
-        yield
-    finally:
-        if [item.name for item in folder.iterdir()] == [_LOCK]:
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+    busy = f"{folder}: another process is using this run. Wait, or take another --output."
+    with held(folder / _LOCK, busy=busy):
+        try:
+            yield
+        finally:
+            if [item.name for item in folder.iterdir()] == [_LOCK]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

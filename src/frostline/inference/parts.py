@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from frostline.atomic import new_file
 from frostline.errors import RunError
 from frostline.inference.model import Model
+from frostline.locks import held
 from frostline.model.device import forward_tokens, machine_facts
 from frostline.plan.freeze import tensor_hash
 
 Numbers = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
-_LOCK = ".lock"
 
 
 class Parts:
@@ -61,22 +60,19 @@ def parts_of(target: Path, model: Model) -> Iterator[Parts]:
         RunError: another process is writing this output, or its folder may not be written.
     """
     folder = _folder(target)
-    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(f"{target}: another process is writing it. Wait, or give another output.") from error
     except OSError as error:
         raise RunError(f"{target}: cannot be written ({error.strerror}).") from error
-    try:
-        _remove_half_written(target)
-        yield Parts(folder, _key(model))
-        shutil.rmtree(folder)
-    finally:
-        if not has_parts(target):
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+    busy = f"{target}: another process is writing it. Wait, or give another output."
+    with held(folder / ".lock", busy=busy):
+        try:
+            _remove_half_written(target)
+            yield Parts(folder, _key(model))
+            shutil.rmtree(folder)
+        finally:
+            if not has_parts(target):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_parts(target: Path) -> bool:
