@@ -30,9 +30,10 @@ from work import WORK, Result
 _SHARE_OF_BEST = 0.99
 
 
-def contenders_of(work: str) -> list[str]:
-    """Who does a piece of work and can be run here, frostline first."""
+def contenders_of(work: str, asked: list[str]) -> list[str]:
+    """Who does a piece of work, is asked for and can be run here, frostline first."""
     names = [name for name, (works, _) in CONTENDERS.items() if work in works]
+    names = [name for name in names if name == "frostline" or name in asked]
     return [name for name in names if find_spec(NEEDS.get(name, "frostline"))]
 
 
@@ -57,9 +58,8 @@ def seconds_to(score: float, result: Result) -> float:
     return next((seconds for seconds, reached in result["track"] if reached >= score), math.inf)
 
 
-def compare(work: str, rows: int | None, rounds: int) -> None:
+def compare(work: str, names: list[str], rows: int | None, rounds: int) -> None:
     """Prints a row a contender: seconds, how many times frostline is as fast, memory, score."""
-    names = contenders_of(work)
     found: dict[str, list[Result]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
@@ -95,6 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=list(WORK))
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--rows", type=int, default=0, help="of each split; 0: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--single", choices=list(CONTENDERS), help=argparse.SUPPRESS)
@@ -114,7 +115,7 @@ def main() -> None:
     print("| work | contender | seconds | frostline is so many times as fast (range) | peak MiB | score |")
     print("|---|---|---|---|---|---|")
     for work in options.work:
-        compare(work, rows, options.rounds)
+        compare(work, contenders_of(work, options.contenders), rows, options.rounds)
 
 
 if __name__ == "__main__":
