@@ -177,11 +177,51 @@ def run_scheduler(work: str, rows: int | None) -> Result:
     splits = read_splits(rows)
     model = build_two_heads(splits, "all")
     encode, collate = encoder_of(splits)
-    num_layers = len(model.encoder.encoder.layer)
+    bf16 = choose_precision("auto", device=torch.device("cpu"), width=384).format == "bf16"
+    track: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "schedule.yaml"
+        file.write_text(_schedule(len(model.encoder.encoder.layer)), "utf-8")
+        thawing = FinetuningScheduler(ft_schedule=str(file), epoch_transitions_only=True)
+        trainer = lightning.Trainer(
+            max_epochs=sum(epochs for _, epochs in THAW),
+            accelerator="cpu",
+            precision="bf16-mixed" if bf16 else "32-true",
+            default_root_dir=place,
+            callbacks=[thawing, FTSCheckpoint(monitor="val_loss", save_top_k=1)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        train, held = (
+            DataLoader(encode(splits[n]), batch_size=64, shuffle=n == "train", collate_fn=collate)  # type: ignore[arg-type]
+            for n in ("train", "validation")
+        )
+        start = time.perf_counter()
+        module = _build_module(model, lambda score: track.append((time.perf_counter() - start, score)))
+        trainer.fit(module, train, held)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "score": max(score for _, score in track), "track": track}
+
+
+def _schedule(num_layers: int) -> str:
+    """The thaw as finetuning-scheduler's YAML."""
     top = "|".join(str(num_layers - 1 - i) for i in range(int(THAW[1][0])))
     patterns = [r"model\.heads\..*", rf"model\.encoder\.encoder\.layer\.({top})\..*"]
     patterns.append(rf"model\.encoder\.(?!encoder\.layer\.({top})\.).*")
     ends = [sum(epochs for _, epochs in THAW[: i + 1]) for i in range(len(THAW))]
+    phases = {
+        str(i): {"params": [pattern], "max_transition_epoch": end, "lr": HEAD_RATE if i == 0 else RATE}
+        for i, (pattern, end) in enumerate(zip(patterns, ends, strict=True))
+    }
+    return re.sub(r'"(\d)":', r"\1:", json.dumps(phases))  # JSON is YAML, but phases have numbers
+
+
+def _build_module(model: Any, tell: Callable[[float], None]) -> Any:
+    """The model as Lightning trains it; `tell` gets the score of each validation."""
+    import lightning
+    import torch
 
     class Thawing(lightning.LightningModule):
         def __init__(self) -> None:
@@ -199,45 +239,14 @@ def run_scheduler(work: str, rows: int | None) -> Result:
 
         def on_validation_epoch_end(self) -> None:
             logits = [torch.cat([one[i] for one, _ in self.found]) for i in range(len(TASKS))]
-            score = mean_macro_f1(logits, torch.cat([labels for _, labels in self.found]))
-            track.append((time.perf_counter() - start, score))
+            tell(mean_macro_f1(logits, torch.cat([labels for _, labels in self.found])))
             self.found = []
 
         def configure_optimizers(self) -> Any:
             learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
             return torch.optim.AdamW(learning, lr=HEAD_RATE)
 
-    track: list[tuple[float, float]] = []
-    bf16 = choose_precision("auto", device=torch.device("cpu"), width=384).format == "bf16"
-    with tempfile.TemporaryDirectory() as place:
-        schedule = {
-            str(i): {"params": [pattern], "max_transition_epoch": end, "lr": HEAD_RATE if i == 0 else RATE}
-            for i, (pattern, end) in enumerate(zip(patterns, ends, strict=True))
-        }
-        file = Path(place) / "schedule.yaml"
-        file.write_text(re.sub(r'"(\d)":', r"\1:", json.dumps(schedule)), "utf-8")  # YAML; phases by number
-        trainer = lightning.Trainer(
-            max_epochs=ends[-1],
-            accelerator="cpu",
-            precision="bf16-mixed" if bf16 else "32-true",
-            default_root_dir=place,
-            callbacks=[
-                FinetuningScheduler(ft_schedule=str(file), epoch_transitions_only=True),
-                FTSCheckpoint(monitor="val_loss", save_top_k=1),
-            ],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        train, held = (
-            DataLoader(encode(splits[n]), batch_size=64, shuffle=n == "train", collate_fn=collate)  # type: ignore[arg-type]
-            for n in ("train", "validation")
-        )
-        start = time.perf_counter()
-        trainer.fit(Thawing(), train, held)
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "score": max(score for _, score in track), "track": track}
+    return Thawing()
 
 
 def embed_sentence_transformers(rows: int | None, *, dtype: str) -> Result:

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from contenders import CONTENDERS, NEEDS
 from work import WORK, Result
 
-_SHARE_OF_BEST = 0.99
+_SHARE_OF_BEST, _REFERENCE = 0.99, "Trainer, tuned"
 
 
 def contenders_of(work: str, asked: list[str]) -> list[str]:
@@ -65,7 +65,9 @@ def compare(work: str, names: list[str], rows: int | None, rounds: int) -> None:
         for name in names if number % 2 == 0 else reversed(names):
             found[name].append(measure(name, work, rows))
     if work == "to-score":
-        aims = [_SHARE_OF_BEST * max(s for _, s in result["track"]) for result in found["Trainer, tuned"]]
+        if _REFERENCE not in names:
+            return print(f"to-score needs '{_REFERENCE}', which is not here or not asked for")
+        aims = [_SHARE_OF_BEST * max(s for _, s in result["track"]) for result in found[_REFERENCE]]
         for results in found.values():
             for aim, result in zip(aims, results, strict=True):
                 result["seconds"], result["score"] = seconds_to(aim, result), aim

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from frostline.errors import RunError
 
 _HASH_BYTES = 2**20
+HALF_WRITTEN = ".half"  # how the name of a file ends until it is whole
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(HALF_WRITTEN, f".{path.name}.", path.parent)
         os.close(handle)
         temporary = Path(name)
         try:

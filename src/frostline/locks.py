@@ -26,9 +26,10 @@ def held(path: Path, *, busy: str | None = None) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise RunError(busy or "busy") from error
+        raise RunError(str(busy)) from error
     except OSError as error:
-        raise RunError(f"{path.parent}: may not be written ({error.strerror}).") from error
+        reason = f"may not be written ({error.strerror}). Take another folder."
+        raise RunError(f"{path.parent}: {reason}") from error
     try:
         yield
     finally:

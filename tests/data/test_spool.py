@@ -52,6 +52,16 @@ def test_lists_and_columns_without_a_value(monkeypatch):
     assert Spool(pa.string()).column().to_pylist() == []
 
 
+def test_without_a_folder_for_temporary_files_memory_is_taken(monkeypatch):
+    monkeypatch.setattr(spool, "MOST_BYTES", 0)
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", missing)
+    assert gathered().to_pylist() == VALUES
+
+
+def missing(**_):
+    raise FileNotFoundError(2, "No usable temporary directory found")
+
+
 def test_a_full_disk_is_told_as_such(monkeypatch):
     def full(**_):
         raise OSError(28, "No space left on device")

@@ -114,12 +114,33 @@ def test_parts_of_another_model_or_format_are_not_taken(model, trained, source, 
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "fresh.npy").read_bytes()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 40])
+def test_predictions_are_no_embeddings(model, source, tmp_path):
+    with pytest.raises(Cut):
+        predict_file(model, source, tmp_path / "out.jsonl", watch=cut_after(5 * BLOCK))
+    embed_file(model, source, tmp_path / "out.jsonl")
+    embed_file(model, source, tmp_path / "fresh.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "fresh.jsonl").read_bytes()
+
+
+def test_what_lies_beside_the_output_and_is_not_its_stays(model, source, tmp_path):
+    others = [tmp_path / name for name in (".out.npy.metadata", ".out.npy.gz.abcdefgh", ".out.npy-notes")]
+    for place in others:
+        place.write_text("mine")
+    left = tmp_path / ".out.npy.abcdefgh.half"
+    left.write_text("of a killed process")
+    embed_file(model, source, tmp_path / "out.npy")
+    assert all(place.exists() for place in others) and not left.exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "zeros", "flip"])
 def test_a_damaged_part_is_made_again(model, source, tmp_path, damage):
     embed_file(model, source, tmp_path / "whole.npy")
     with pytest.raises(Cut):
         embed_file(model, source, tmp_path / "out.npy", watch=cut_after(5 * BLOCK))
-    (tmp_path / ".out.npy-parts" / "00000001.safetensors").write_bytes(damage)
+    place = tmp_path / ".out.npy-parts" / "00000001.safetensors"
+    data = bytearray(place.read_bytes())
+    data[-100] ^= 1
+    place.write_bytes({"empty": b"", "zeros": bytes(40), "flip": bytes(data)}[damage])
     embed_file(model, source, tmp_path / "out.npy")
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 

@@ -60,7 +60,7 @@ def test_predictions_keep_rows_columns_and_order_in_every_format(model, tmp_path
     assert all(float(rows[i]["probability_mood"]) > 0.5 for i in known)
     assert all(rows[2][name] in (None, "") for name in ADDED)
     tags = rows[0]["predicted_tags"]
-    assert set(json.loads(tags) if isinstance(tags, str) else tags) == {"sport", "good"}
+    assert {"sport", "good"} <= set(json.loads(tags) if isinstance(tags, str) else tags)
     assert (report.num_rows, report.num_empty) == (4, 1)
     assert len(report.empty_rows) == 1
 

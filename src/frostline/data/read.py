@@ -150,12 +150,21 @@ def in_blocks(numbered: Iterable[tuple[int, Row]], *, block_rows: int) -> Iterat
     for line, row in numbered:
         rows.append(row)
         lines.append(line)
-        length += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+        length += _length(row)
         if len(rows) == block_rows or length > _BLOCK_LENGTH:
             yield Block(rows, lines)
             rows, lines, length = [], [], 0
     if rows:
         yield Block(rows, lines)
+
+
+def _length(value: Any) -> int:
+    """Characters of all texts in a row."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list | dict):
+        return sum(_length(item) for item in (value.values() if isinstance(value, dict) else value))
+    return 0
 
 
 def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
@@ -242,15 +251,23 @@ def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[
     try:
         parquet = pq.ParquetFile(source or pa.BufferReader(stream.read()))
         number = 1
-        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        each = sum(group.total_byte_size for group in groups) // max(1, parquet.metadata.num_rows)
-        size = max(1, min(block_rows, _BLOCK_LENGTH // max(1, each)))
-        for batch in parquet.iter_batches(batch_size=size):
+        for batch in _parquet_batches(parquet, block_rows):
             rows = batch.to_pylist()
             yield Block(rows, list(range(number, number + len(rows))), parquet.schema_arrow)
             number += len(rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _parquet_batches(parquet: pq.ParquetFile, block_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of `block_rows`, or fewer of long ones: by the mean of their group, then by their own size."""
+    for index in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(index)
+        mean = group.total_byte_size // max(1, group.num_rows)
+        size = max(1, min(block_rows, _BLOCK_LENGTH // max(1, mean)))
+        for batch in parquet.iter_batches(batch_size=size, row_groups=[index]):
+            part = max(1, len(batch) // (1 + batch.nbytes // _BLOCK_LENGTH))
+            yield from (batch.slice(start, part) for start in range(0, len(batch), part))
 
 
 def _separator_hint(header: Sequence[str]) -> str:

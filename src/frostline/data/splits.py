@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from frostline.data.labels import MISSING_CLASS, LabelsN, is_labelled
@@ -80,18 +79,22 @@ def sample(num_rows: int, *, most: int, seed: int) -> IntN:
 
 def _group_ids(table: Table, column: str) -> IntN:
     """A number for each row, equal where the column is equal; a missing group is a group of its own."""
-    values = table.columns[column]
-    missing = values.is_null().to_numpy()
-    names = (name for chunk in values.chunks for name in chunk.to_pylist())
-    digests = np.fromiter((_digest(name or "") for name in names), dtype=np.uint64, count=len(values))
-    _, first, ids = np.unique(digests, return_index=True, return_inverse=True)
+    missing = _is_missing(table, column)
+    _, first, ids = np.unique(_digests(table.columns[column]), return_index=True, return_inverse=True)
     ids = np.argsort(np.argsort(first))[ids]  # numbered in the order of their first rows
     ids[missing] = len(first) + np.arange(int(missing.sum()))
     return np.unique(ids, return_inverse=True)[1]
 
 
-def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+def _digests(names: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """64 bits of each value, equal for equal ones: less memory than the values themselves."""
+    values = (value or "" for chunk in names.chunks for value in chunk.to_pylist())
+    found = (hashlib.blake2b(value.encode(), digest_size=8).digest() for value in values)
+    return np.frombuffer(b"".join(found), dtype=np.uint64)
+
+
+def _is_missing(table: Table, column: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.asarray(table.columns[column].is_null().to_numpy())
 
 
 def _strata(labels: Mapping[str, LabelsN], num_rows: int) -> IntN:
@@ -124,13 +127,9 @@ def _without_rare(strata: IntN, *, fewest: int, most: int) -> IntN:
 
 def shared_values(first: Table, second: Table, column: str) -> list[int]:
     """Rows of `second` whose value in `column` stands in `first` too."""
-    ours, theirs = first.columns[column], second.columns[column]
-    shared = ours.filter(_is_in(ours, theirs)).unique()  # looked up in a table of the second alone
-    return list(np.flatnonzero(_is_in(theirs, shared.drop_null()).to_numpy()))
-
-
-def _is_in(values: pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.call_function("is_in", [values], pc.SetLookupOptions(value_set=known))
+    known = _digests(first.columns[column])[~_is_missing(first, column)]
+    shared = np.isin(_digests(second.columns[column]), known) & ~_is_missing(second, column)
+    return list(np.flatnonzero(shared))
 
 
 def leaks(tables: Mapping[str, Table], columns: Sequence[str]) -> list[str]:

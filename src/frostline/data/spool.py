@@ -1,15 +1,17 @@
 """A column gathered piece by piece: in memory while it is small, else in a temporary file that is mapped.
 
 The pages of a mapped file are the system's to take back, so a long column of texts costs address space and
-not memory. The file has no name and goes with the process.
+not memory, where the folder of temporary files (TMPDIR) lies on a disk. The file has no name and goes with
+the process.
 """
 
 from __future__ import annotations
 
 import mmap
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO
 
 import numpy as np
@@ -28,6 +30,7 @@ class Spool:
         self._schema = pa.schema([("column", kind)])
         self._pieces: list[pa.Array] = []
         self._size = 0
+        self._most = MOST_BYTES
         self._file: IO[bytes] | None = None
         self._writer: pa.RecordBatchFileWriter | None = None
 
@@ -39,13 +42,17 @@ class Spool:
         """
         self._pieces.append(piece)
         self._size += piece.nbytes
-        if self._size > MOST_BYTES:
+        if self._size > self._most:
             self._write()
 
     def _write(self) -> None:
         with _explained():
             if self._writer is None:
-                self._file = tempfile.TemporaryFile(prefix="frostline-")  # noqa: SIM115 (open until the end)
+                try:
+                    self._file = tempfile.TemporaryFile(prefix="frostline-")  # noqa: SIM115 (stays open)
+                except FileNotFoundError:  # no folder for such files: memory it is
+                    self._most = sys.maxsize
+                    return
                 self._writer = pa.ipc.new_file(self._file, self._schema)
             for piece in self._pieces:
                 self._writer.write_batch(pa.record_batch([piece], schema=self._schema))
@@ -63,16 +70,21 @@ class Spool:
             self._writer.close()
             self._file.flush()
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._file.close()
+            self.close()
         return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all().column(0)
+
+    def close(self) -> None:
+        """Lets the temporary file go; columns that were given stay."""
+        if self._file is not None:
+            self._file.close()
 
 
 def taken(column: pa.ChunkedArray, row_M: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.ChunkedArray:
     """The given rows of a column, in their order."""
-    spool = Spool(column.type)
-    for piece in _taken_pieces(column, row_M):
-        spool.add(piece)
-    return spool.column()
+    with closing(Spool(column.type)) as spool:
+        for piece in _taken_pieces(column, row_M):
+            spool.add(piece)
+        return spool.column()
 
 
 def _taken_pieces(
@@ -94,6 +106,6 @@ def _explained() -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{tempfile.gettempdir()}: {error.strerror or error}. Long columns are kept in a temporary file; "
-            "free some space there, or set TMPDIR to a folder on a larger disk."
+            f"temporary file: {error.strerror or error}. Long columns are kept in one; free some space, or "
+            "set TMPDIR to a folder on a larger disk."
         ) from error

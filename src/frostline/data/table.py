@@ -7,6 +7,7 @@ the file and the row. Knows nothing of splits or models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,23 +111,24 @@ def read_table(sources: Sequence[Source], columns: Sequence[Column], *, split: s
         DataError: an indispensable column that no source has, a cell that its reader refuses, a required
             cell that is missing, or no rows at all. The message names file and row.
     """
-    spools = {column.name: Spool(column.type) for column in columns}
     source_index: list[np.ndarray[Any, Any]] = []
     lines: list[np.ndarray[Any, Any]] = []
     seen: dict[str, None] = {}
     names = tuple(str(source.path) if source.path else f"data.{split}" for source in sources)
-    for index, source in enumerate(sources):
-        readers = {column.name: column.build_reader() for column in columns}
-        for block in source.blocks():
-            seen.update(dict.fromkeys(name for row in block.rows for name in row))
-            for column in columns:
-                spools[column.name].add(_read_cells(names[index], block, column, readers[column.name]))
-            source_index.append(np.full(len(block.rows), index, dtype=np.int64))
-            lines.append(np.asarray(block.lines, dtype=np.int64))
-    if not lines:
-        raise DataError(f"{listing(names)}: no rows.")
-    _check_columns(names, columns, list(seen))
-    data = {name: spool.column() for name, spool in spools.items()}
+    with ExitStack() as stack:
+        spools = {column.name: stack.enter_context(closing(Spool(column.type))) for column in columns}
+        for index, source in enumerate(sources):
+            readers = {column.name: column.build_reader() for column in columns}
+            for block in source.blocks():
+                seen.update(dict.fromkeys(name for row in block.rows for name in row))
+                for column in columns:
+                    spools[column.name].add(_read_cells(names[index], block, column, readers[column.name]))
+                source_index.append(np.full(len(block.rows), index, dtype=np.int64))
+                lines.append(np.asarray(block.lines, dtype=np.int64))
+        if not lines:
+            raise DataError(f"{listing(names)}: no rows.")
+        _check_columns(names, columns, list(seen))
+        data = {name: spool.column() for name, spool in spools.items()}
     table = Table(data, names, np.concatenate(source_index), np.concatenate(lines))
     _check_required(table, columns)
     return table

@@ -53,13 +53,10 @@ def tokenize_once(
         folder: where ids are kept, at most 4 GiB, those that were not used for the longest going first; None,
             or one that cannot be written: they are not.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if folder is None or backend is None:
+    if folder is None or getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenize(tokenizer, texts(), max_length=max_length, prompt=prompt)
-    backend.no_truncation()  # what an earlier call left set; transformers sets its own at each call
-    backend.no_padding()
-    about = (_FORMAT, version("tokenizers"), version("transformers"), type(tokenizer).__name__)
-    key = _key(f"{about} {max_length} {prompt!r} {tokenizer.truncation_side} {backend.to_str()}", texts())
+    about = tokenizer_facts(tokenizer, max_length=max_length, prompt=prompt)
+    key = texts_key(f"{_FORMAT} {about}", texts())
     found = _read(folder / key)
     if found is None:
         with suppress(RunError, OSError), exclusive(folder, key):  # a cache that cannot be written is none
@@ -72,7 +69,19 @@ def tokenize_once(
     return found
 
 
-def _key(about: str, texts: Iterable[str]) -> str:
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, *, max_length: int, prompt: str) -> str:
+    """Everything that changes the ids of a text; of a slow tokenizer its name alone."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()  # what an earlier call left set; transformers sets its own at each call
+        backend.no_padding()
+    versions = (version("tokenizers"), version("transformers"), type(tokenizer).__name__)
+    vocabulary = backend.to_str() if backend is not None else tokenizer.name_or_path
+    return f"{versions} {max_length} {prompt!r} {tokenizer.truncation_side} {vocabulary}"
+
+
+def texts_key(about: str, texts: Iterable[str]) -> str:
+    """A digest of texts, in their order, and of what is done with them."""
     digest = hashlib.blake2b(about.encode(), digest_size=20)
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")

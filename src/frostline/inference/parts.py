@@ -13,7 +13,8 @@ import glob
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,46 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from frostline.atomic import new_file
+from frostline.atomic import HALF_WRITTEN, new_file
+from frostline.data.token_cache import texts_key, tokenizer_facts
 from frostline.errors import RunError
 from frostline.inference.model import Model
 from frostline.locks import held
 from frostline.model.device import forward_tokens, machine_facts
 from frostline.plan.freeze import tensor_hash
 
+_FORMAT = 1
 Numbers = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 class Parts:
     """The parts of one output."""
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, *, about: str) -> None:
         self.folder = folder
-        self._key = key
+        self._about = about
 
     def numbers(
         self, block: int, texts: Sequence[str], compute: Callable[[Sequence[str]], Numbers]
     ) -> Numbers:
         """What `compute` makes of the texts of a block, from an earlier process where it got that far."""
-        place = self.folder / f"{block:08d}.safetensors"
-        about = {"key": self._key, "texts": _digest(texts)}
-        found = _read(place, about)
+        place, key = self.folder / f"{block:08d}.safetensors", texts_key(self._about, texts)
+        found = _read(place, key)
         if found is None:
-            found = compute(texts)
+            found = {name: np.ascontiguousarray(values) for name, values in compute(texts).items()}
             with new_file(place) as temporary:
-                save_file({name: np.ascontiguousarray(v) for name, v in found.items()}, temporary, about)
+                save_file(found, temporary, {"key": key, "digest": _digest(found)})
         return found
 
 
 @contextmanager
-def parts_of(target: Path, model: Model) -> Iterator[Parts]:
+def parts_of(target: Path, model: Model, *, kind: str) -> Iterator[Parts]:
     """The parts of an output, removed when the block ends well.
+
+    Args:
+        target: the output.
+        model: what makes it.
+        kind: of the numbers.
 
     Raises:
         RunError: another process is writing this output, or its folder may not be written.
@@ -63,15 +70,16 @@ def parts_of(target: Path, model: Model) -> Iterator[Parts]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror}).") from error
+        raise RunError(f"{target}: cannot be written ({error.strerror}). Give another output.") from error
     busy = f"{target}: another process is writing it. Wait, or give another output."
     with held(folder / ".lock", busy=busy):
+        is_done = False
         try:
             _remove_half_written(target)
-            yield Parts(folder, _key(model))
-            shutil.rmtree(folder)
+            yield Parts(folder, about=f"{_FORMAT} {kind} {_facts(model)}")
+            is_done = True
         finally:
-            if not has_parts(target):
+            if is_done or not has_parts(target):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -85,19 +93,20 @@ def _folder(target: Path) -> Path:
 
 
 def _remove_half_written(target: Path) -> None:
-    """Removes the outputs of killed processes, which `new_file` gave names of eight letters."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 8}"):
-        left.unlink(missing_ok=True)
+    """Removes what killed processes left of the output, under the names that `new_file` gives."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{HALF_WRITTEN}"):
+        with suppress(OSError):
+            left.unlink()
 
 
-def _key(model: Model) -> str:
-    """Of everything that changes a bit of what the model says of a text."""
-    backbone, tasks = model.network.backbone, model.tasks.values()
-    tokenizer = getattr(backbone.tokenizer, "backend_tokenizer", None)
+def _facts(model: Model) -> str:
+    """Everything that changes a bit of what the model says of a text."""
+    backbone = model.network.backbone
     about = (
-        *machine_facts(model.device), model.precision.format, forward_tokens(model.device),
-        backbone.max_length, backbone.prompt, tokenizer.to_str() if tokenizer else "",
-        *(task.model_dump_json() for task in tasks),
+        version("frostline"), *machine_facts(model.device), model.precision.format,
+        forward_tokens(model.device), backbone.transformer.config.to_json_string(), repr(model.network),
+        *(task.model_dump_json() for task in model.tasks.values()),
+        tokenizer_facts(backbone.tokenizer, max_length=backbone.max_length, prompt=backbone.prompt),
     )  # fmt: skip
     digest = hashlib.blake2b(repr(about).encode(), digest_size=20)
     for name, tensor in model.network.state_dict().items():
@@ -105,19 +114,21 @@ def _key(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _digest(texts: Sequence[str]) -> str:
+def _digest(numbers: Numbers) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
+    for name in sorted(numbers):
+        digest.update(f"{name} {numbers[name].shape} ".encode() + numbers[name].tobytes())
     return digest.hexdigest()
 
 
-def _read(place: Path, about: dict[str, str]) -> Numbers | None:
+def _read(place: Path, key: str) -> Numbers | None:
+    """A part that is whole and of this key."""
     try:
         with safe_open(place, "numpy") as stored:
-            if stored.metadata() != about:
+            about = stored.metadata() or {}
+            if about.get("key") != key:
                 return None
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no iterator)
+            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no iterator)
+            return found if about.get("digest") == _digest(found) else None
     except (OSError, SafetensorError):
         return None

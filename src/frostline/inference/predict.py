@@ -73,6 +73,7 @@ def predict_file(
         return rows
 
     job = _Job(
+        "embeddings",
         model,
         source,
         text or model.about.text_column,
@@ -112,6 +113,7 @@ def embed_file(
         return [dict(zip(columns, row if is_flat else [row], strict=True)) for row in lists]
 
     job = _Job(
+        "embeddings",
         model,
         source,
         text or model.about.text_column,
@@ -130,6 +132,7 @@ class _Job:
     """A file's way through a model.
 
     Attributes:
+        kind: of the numbers.
         model: what computes.
         source: file with the texts.
         column: of the texts.
@@ -138,6 +141,7 @@ class _Job:
         watch: called with the number of rows done.
     """
 
+    kind: str
     model: Model
     source: Path
     column: str
@@ -168,7 +172,11 @@ class _Job:
 
 def _embed_npy(job: _Job, target: Path, width: int) -> FileReport:
     report, blocks = FileReport(0, [], 0), job.start(target, [])
-    with parts_of(target, job.model) as parts, new_file(target) as temporary, temporary.open("wb") as stream:
+    with (
+        parts_of(target, job.model, kind=job.kind) as parts,
+        new_file(target) as temporary,
+        temporary.open("wb") as stream,
+    ):
         writer = NpyWriter(stream, width)
         for _, texts, values in job.answered(blocks, parts, report):
             matrix_ND = np.full((len(texts), width), np.nan, dtype=np.float32)
@@ -185,7 +193,10 @@ def _transform(job: _Job, target: Path, added: pa.Schema) -> FileReport:
     names = [*column_names(job.source), *added.names] if kind in {"csv", "tsv"} else []
     schema = pa.schema([*schema_of(job.source), *added]) if kind == "parquet" else None
     empty = dict.fromkeys(added.names)
-    with parts_of(target, job.model) as parts, row_writer(target, columns=names, schema=schema) as writer:
+    with (
+        parts_of(target, job.model, kind=job.kind) as parts,
+        row_writer(target, columns=names, schema=schema) as writer,
+    ):
         for block, texts, values in job.answered(blocks, parts, report):
             answers = iter(job.rows_of(values))
             pairs = zip(block.rows, texts, strict=True)

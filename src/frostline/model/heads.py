@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline.data.labels import MISSING_CLASS, Task
+from frostline.model.dropout import FastDropout
 
 Activation = Literal["tanh", "relu", "gelu"]
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -71,7 +72,7 @@ class Head(nn.Module):
         self.task = task
         self.input_scale = input_scale
         self.hidden = hidden
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.linear = nn.Linear(hidden.dense.out_features if hidden else width, task.num_outputs)
         nn.init.zeros_(self.linear.weight)  # all classes equal at the start, whatever the seed
         nn.init.zeros_(self.linear.bias)

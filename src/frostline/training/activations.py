@@ -213,8 +213,9 @@ class Activations:
         """
         tokens, is_whole = split.tokens, depth == self.backbone.num_stages
         if is_whole and not below:
-            about: dict[str, Any] = {"precision": self.precision, "device": self.device}
-            yield from embed(self.backbone, tokens, row_M=rows_U, **about)
+            yield from embed(
+                self.backbone, tokens, precision=self.precision, device=self.device, row_M=rows_U
+            )
             return
 
         def forward(texts: IntN) -> torch.Tensor:
