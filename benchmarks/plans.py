@@ -43,9 +43,9 @@ def thawing(rate: float, epochs: int, layers: int, patience: int, **more: Any) -
     return top_two(rate, epochs, name="thaw", **plateau, **thaw, **more)
 
 
-def protected(head: str, protect: str) -> list[dict[str, Any]]:
+def protected(head: str, protect: str, **more: Any) -> list[dict[str, Any]]:
     """One head is frozen once solved, everything else learns."""
-    return [SOLVED, everything(1e-4, 3, frozen_heads=[head], protect=protect)]
+    return [SOLVED, everything(1e-4, 3, frozen_heads=[head], protect=protect, **more)]
 
 
 FLAT = {"patience": 1, "min_delta": 0.002}
@@ -91,6 +91,11 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         f"{head}, {protect}": protected(head, protect)
         for head in ("sentiment", "classification")
         for protect in ("none", "distill", "fork")
+    },
+    "distill": {
+        f"{head}, weight {weight:g}": protected(head, "distill", distill_weight=weight)
+        for weight in (2.0, 4.0)
+        for head in ("sentiment", "classification")
     },
     "recipes": {
         name: [phase.model_dump() for phase in recipe.phases]
