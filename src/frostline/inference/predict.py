@@ -73,7 +73,7 @@ def predict_file(
         return rows
 
     job = _Job(
-        "embeddings",
+        "predictions",
         model,
         source,
         text or model.about.text_column,
