@@ -123,7 +123,8 @@ def test_predictions_are_no_embeddings(model, source, tmp_path):
 
 
 def test_what_lies_beside_the_output_and_is_not_its_stays(model, source, tmp_path):
-    others = [tmp_path / name for name in (".out.npy.metadata", ".out.npy.gz.abcdefgh", ".out.npy-notes")]
+    names = (".out.npy.metadata", ".out.npy.gz.abcdefgh.half", ".out.npy-notes")
+    others = [tmp_path / name for name in names]
     for place in others:
         place.write_text("mine")
     left = tmp_path / ".out.npy.abcdefgh.half"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import frostline as fl
+from frostline.data import read as read_module
 from frostline.data.read import iter_blocks
 from frostline.errors import DataError
 from frostline.inference.predict import embed_file, evaluate_file, predict_file
@@ -147,6 +148,35 @@ def test_a_file_that_cannot_be_predicted_is_refused_and_leaves_no_output(model, 
     with pytest.raises(DataError, match=message):
         predict_file(model, source, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_an_output_that_cannot_be_one_is_refused_at_once(model, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(DataError, match=r"out.csv: is a folder"):
+        predict_file(model, source, tmp_path / "out.csv")
+    with pytest.raises(DataError, match=r"Accepted endings.*Or .npy: one matrix"):
+        embed_file(model, source, tmp_path / "out.txt")
+    embed_file(model, source, tmp_path / "OUT.NPY")
+    assert np.load(tmp_path / "OUT.NPY").shape == (4, 32)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.csv", "OUT.NPY"}
+
+
+def test_times_that_only_pandas_can_hold_are_told(model, tmp_path, monkeypatch):
+    def refuse(*_):  # what pyarrow says where pandas is not installed
+        raise ValueError("Nanosecond resolution temporal type 1 is not safely convertible. Install pandas …")
+
+    monkeypatch.setattr(read_module, "_parquet_batches", refuse)
+    with pytest.raises(
+        DataError, match=r"in.parquet: not a readable Parquet file \(Nanosecond .*convertible\)"
+    ):
+        predict_file(model, write(tmp_path / "in.parquet", ROWS), tmp_path / "out.csv")
+
+
+def test_numbers_that_parquet_cannot_hold_are_told(model, tmp_path):
+    rows = write(tmp_path / "in.jsonl", [{"text": "soup", "n": 10**30}])
+    with pytest.raises(DataError, match="which Parquet cannot hold. Write JSONL instead"):
+        predict_file(model, rows, tmp_path / "out.parquet")
 
 
 def test_another_column_of_texts_can_be_named(model, tmp_path):

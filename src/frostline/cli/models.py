@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json
-from frostline.errors import DataError
+from frostline.errors import FrostlineError
 
 
 @app.command()
@@ -96,7 +96,7 @@ def _through(
     try:
         watch = None if as_json else lambda done: watcher.progress("rows", done, None)
         report = call(loaded, data, output, text=text, watch=watch)
-    except (DataError, KeyboardInterrupt):
+    except (FrostlineError, OSError, KeyboardInterrupt):
         if has_parts(output) and not as_json:
             build_console().print("What was done is kept: the same command goes on from there.")
         raise

@@ -59,7 +59,7 @@ def label_name(cell: str | float | bool) -> str:
         return cell
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    return str(int(cell)) if float(cell).is_integer() else str(cell)
+    return str(int(cell)) if isinstance(cell, int) or cell.is_integer() else str(cell)
 
 
 def read_number(cell: Any) -> float | None:

@@ -119,7 +119,7 @@ def schema_of(path: Path) -> pa.Schema:
             arrays = [pa.array([row.get(name) for row in block.rows]) for name in names]
             found = pa.schema([(name, array.type) for name, array in zip(names, arrays, strict=True)])
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise DataError(
                 f"{path}: a column changes type in lines {block.lines[0]} to {block.lines[-1]} ({error}), "
                 "which Parquet cannot hold. Write JSONL instead."
@@ -255,8 +255,9 @@ def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[
             rows = batch.to_pylist()
             yield Block(rows, list(range(number, number + len(rows))), parquet.schema_arrow)
             number += len(rows)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: no UTF-8, or nanoseconds
+        reason = str(error).partition(". Install")[0]
+        raise DataError(f"{path}: not a readable Parquet file ({reason}).") from error
 
 
 def _parquet_batches(parquet: pq.ParquetFile, block_rows: int) -> Iterator[pa.RecordBatch]:

@@ -94,7 +94,7 @@ def _folder(target: Path) -> Path:
 
 def _remove_half_written(target: Path) -> None:
     """Removes what killed processes left of the output, under the names that `new_file` gives."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*{HALF_WRITTEN}"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 8}{HALF_WRITTEN}"):
         with suppress(OSError):
             left.unlink()
 

@@ -105,7 +105,8 @@ def embed_file(
     width = model.network.backbone.width
     if target.suffix == ".npz":
         raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
-    is_flat = target.suffix != ".npy" and format_of(target)[0] in {"csv", "tsv"}
+    is_matrix = target.suffix.lower() == ".npy"
+    is_flat = not is_matrix and _embedding_format(target) in {"csv", "tsv"}
     columns = [f"embedding_{i}" for i in range(width)] if is_flat else ["embedding"]
 
     def rows_of(values: Numbers) -> list[Row]:
@@ -121,10 +122,17 @@ def embed_file(
         rows_of=rows_of,
         watch=watch,
     )
-    if target.suffix == ".npy":
+    if is_matrix:
         return _embed_npy(job, target, width)
     kind = pa.float32() if is_flat else pa.list_(pa.float32(), width)
     return _transform(job, target, pa.schema([(name, kind) for name in columns]))
+
+
+def _embedding_format(target: Path) -> str:
+    try:
+        return format_of(target)[0]
+    except DataError as error:
+        raise DataError(f"{error} Or .npy: one matrix of float32.") from error
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,8 @@ class _Job:
         """The blocks of the file, once the first is found to be in order."""
         if self.source.resolve() == target.resolve():
             raise DataError(f"{target}: is the input too. Give another output.")
+        if target.is_dir():
+            raise DataError(f"{target}: is a folder. Give the name of a file.")
         blocks = _checked_blocks(self.source, self.column, added)
         first = next(blocks, None)
         return itertools.chain([first] if first else [], blocks)
