@@ -143,6 +143,23 @@ def test_predict_and_embed_write_files(cli, trained, tmp_path):
     assert np.load(tmp_path / "e.npy").shape == (60, 32)
 
 
+def test_a_command_that_breaks_off_says_what_is_kept(cli, trained, tmp_path, monkeypatch):
+    rows = '{"text": "soup"}\n' * 5000
+    (tmp_path / "in.jsonl").write_text(rows + "{broken\n")
+    code, _, err = cli("predict", trained, tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
+    assert code == 2 and "in.jsonl:5001: not a JSON object" in err
+    assert "What was done is kept: the same command goes on from there." in err
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("frostline.inference.predict.predict_file", stop)
+    code, _, err = cli("predict", trained, tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
+    assert code == 130 and "stopped. What was done is kept" in err
+    code, _, err = cli("predict", trained, tmp_path / "in.jsonl", "-o", tmp_path / "new.jsonl")
+    assert code == 130 and "stopped. Nothing was written." in err
+
+
 def test_rows_without_text_are_counted_and_named(cli, trained, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": "soup"}\n{"text": ""}\n')
     code, out, err = cli("predict", trained, tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")

@@ -6,6 +6,7 @@ Everything is written beside its place, flushed to the disk and renamed. Knows n
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from frostline.errors import RunError
 
 _HASH_BYTES = 2**20
-HALF_WRITTEN = ".half"  # how the name of a file ends until it is whole
+_HALF = ".half"  # how the name of a file ends until it is whole
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(HALF_WRITTEN, f".{path.name}.", path.parent)
+        handle, name = tempfile.mkstemp(_HALF, f".{path.name}.", path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -46,6 +47,13 @@ def new_file(path: Path) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def remove_half_written(path: Path) -> None:
+    """Removes what killed processes left of a file that `new_file` was to give."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{_HALF}"):  # eight letters: mkstemp's
+        with suppress(OSError):
+            left.unlink()
 
 
 @contextmanager

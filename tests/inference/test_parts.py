@@ -17,6 +17,7 @@ from filelock import FileLock
 import frostline as fl
 from frostline.errors import DataError, RunError
 from frostline.inference import predict
+from frostline.inference.parts import KEPT
 from frostline.inference.predict import embed_file, predict_file
 
 BLOCK = 100
@@ -149,8 +150,9 @@ def test_a_damaged_part_is_made_again(model, source, tmp_path, damage):
 def test_a_row_that_stops_a_command_costs_only_itself(model, source, tmp_path, counted):
     lines = source.read_text().splitlines()
     source.write_text("\n".join([*lines[:-1], '{"text": 5}']) + "\n")
-    with pytest.raises(DataError, match="in.jsonl:1000"):
+    with pytest.raises(DataError, match="in.jsonl:1000") as found:
         predict_file(model, source, tmp_path / "out.jsonl")
+    assert found.value.__notes__ == [KEPT]
     source.write_text("\n".join(lines) + "\n")
     counted.clear()
     predict_file(model, source, tmp_path / "out.jsonl")
@@ -158,12 +160,14 @@ def test_a_row_that_stops_a_command_costs_only_itself(model, source, tmp_path, c
 
 
 def test_an_output_has_one_writer(model, source, tmp_path):
-    (tmp_path / ".out.npy-parts").mkdir()
+    with pytest.raises(Cut):
+        embed_file(model, source, tmp_path / "out.npy", watch=cut_after(5 * BLOCK))
     with (
         FileLock(tmp_path / ".out.npy-parts" / ".lock"),
-        pytest.raises(RunError, match="another process is writing it"),
+        pytest.raises(RunError, match="another process is writing it") as found,
     ):
         embed_file(model, source, tmp_path / "out.npy")
+    assert not hasattr(found.value, "__notes__"), "what is kept is the other's"
     embed_file(model, source, tmp_path / "out.npy")
     assert np.load(tmp_path / "out.npy").shape == (10 * BLOCK, 32)
 

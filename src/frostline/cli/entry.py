@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from frostline.cli import models, runs, studies
 from frostline.cli.app import app
@@ -23,11 +24,15 @@ def main() -> None:
     except FrostlineError as error:
         if os.environ.get("FROSTLINE_DEBUG"):
             raise
-        print(f"frostline: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(error), error)
     except OSError as error:
         if os.environ.get("FROSTLINE_DEBUG") or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"frostline: {place}{os.strerror(error.errno)}.", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"{place}{os.strerror(error.errno)}.", error)
+
+
+def _leave(message: str, error: Exception) -> NoReturn:
+    """Ends with a mistake, and with what was noted about it on the way."""
+    print(" ".join([f"frostline: {message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    sys.exit(2)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json
-from frostline.errors import FrostlineError
+from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json, watched
 
 
 @app.command()
@@ -88,20 +87,21 @@ def _through(
     call: Any, model: Path, data: Path, output: Path, text: str | None, precision: str, as_json: bool
 ) -> None:
     """Sends a file through a model."""
-    from frostline.inference.parts import has_parts
-    from frostline.terminal import Watcher, build_console, show_file_report
+    from frostline.inference.parts import KEPT, has_parts
+    from frostline.terminal import show_file_report
 
     loaded = _model(model, precision)
-    watcher = Watcher(build_console())
-    try:
-        watch = None if as_json else lambda done: watcher.progress("rows", done, None)
-        report = call(loaded, data, output, text=text, watch=watch)
-    except (FrostlineError, OSError, KeyboardInterrupt):
-        if has_parts(output) and not as_json:
-            build_console().print("What was done is kept: the same command goes on from there.")
-        raise
-    finally:
-        watcher.close()
+
+    def pass_through(watcher: Any) -> Any:
+        watch = watcher and (lambda done: watcher.progress("rows", done, None))
+        return call(loaded, data, output, text=text, watch=watch)
+
+    report = watched(
+        pass_through,
+        as_json=as_json,
+        stopped="stopped.",
+        broken_off=lambda: f"stopped. {KEPT if has_parts(output) else 'Nothing was written.'}",
+    )
     if as_json:
         return print_json(
             {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -125,23 +126,20 @@ def _without_rare(strata: IntN, *, fewest: int, most: int) -> IntN:
     return np.where((counts[index] < fewest) | (rank[index] >= most), int(np.argmax(counts)), index)
 
 
-def shared_values(first: Table, second: Table, column: str) -> list[int]:
-    """Rows of `second` whose value in `column` stands in `first` too."""
-    known = _digests(first.columns[column])[~_is_missing(first, column)]
-    shared = np.isin(_digests(second.columns[column]), known) & ~_is_missing(second, column)
-    return list(np.flatnonzero(shared))
-
-
 def leaks(tables: Mapping[str, Table], columns: Sequence[str]) -> list[str]:
     """One sentence for each pair of splits that share a text or a group; empty when none do."""
-    names = list(tables)
     sentences: list[str] = []
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            for column in columns:
-                rows = shared_values(tables[first], tables[second], column)
-                if rows:
-                    sentences.append(_leak(tables, first, second, column, rows))
+    values = {
+        (name, column): (_digests(table.columns[column]), ~_is_missing(table, column))
+        for name, table in tables.items()
+        for column in columns
+    }
+    for first, second in combinations(tables, 2):
+        for column in columns:
+            (known, is_known), (ours, is_ours) = values[first, column], values[second, column]
+            rows = np.flatnonzero(np.isin(ours, known[is_known]) & is_ours)
+            if len(rows):
+                sentences.append(_leak(tables, first, second, column, list(rows)))
     return sentences
 
 

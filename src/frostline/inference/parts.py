@@ -9,20 +9,20 @@ A part is taken when model, machine and texts are those of now, so it may lie th
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from frostline.atomic import HALF_WRITTEN, new_file
+from frostline.atomic import new_file, remove_half_written
 from frostline.data.token_cache import texts_key, tokenizer_facts
 from frostline.errors import RunError
 from frostline.inference.model import Model
@@ -31,6 +31,7 @@ from frostline.model.device import forward_tokens, machine_facts
 from frostline.plan.freeze import tensor_hash
 
 _FORMAT = 1
+KEPT = "What was done is kept: the same command goes on from there."
 Numbers = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
@@ -75,9 +76,13 @@ def parts_of(target: Path, model: Model, *, kind: str) -> Iterator[Parts]:
     with held(folder / ".lock", busy=busy):
         is_done = False
         try:
-            _remove_half_written(target)
+            remove_half_written(target)
             yield Parts(folder, about=f"{_FORMAT} {kind} {_facts(model)}")
             is_done = True
+        except Exception as error:
+            if has_parts(target):
+                error.add_note(KEPT)
+            raise
         finally:
             if is_done or not has_parts(target):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -90,13 +95,6 @@ def has_parts(target: Path) -> bool:
 
 def _folder(target: Path) -> Path:
     return target.parent / f".{target.name}-parts"
-
-
-def _remove_half_written(target: Path) -> None:
-    """Removes what killed processes left of the output, under the names that `new_file` gives."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 8}{HALF_WRITTEN}"):
-        with suppress(OSError):
-            left.unlink()
 
 
 def _facts(model: Model) -> str:
@@ -115,10 +113,7 @@ def _facts(model: Model) -> str:
 
 
 def _digest(numbers: Numbers) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    for name in sorted(numbers):
-        digest.update(f"{name} {numbers[name].shape} ".encode() + numbers[name].tobytes())
-    return digest.hexdigest()
+    return " ".join(f"{name} {tensor_hash(torch.from_numpy(numbers[name]))}" for name in sorted(numbers))
 
 
 def _read(place: Path, key: str) -> Numbers | None:

@@ -77,5 +77,6 @@ def _hashes(model: MultitaskModel, names: set[str]) -> dict[str, str]:
 def tensor_hash(tensor: torch.Tensor) -> str:
     """BLAKE2b of a tensor's bytes, in hex; its type and shape are part of it."""
     digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    if tensor.numel():  # an empty one may have a stride of 0, which cannot be viewed as bytes
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
