@@ -405,3 +405,24 @@ def test_a_full_disk_ends_with_one_line_and_keeps_the_checkpoints(cli, file, tmp
     assert len(err.strip().splitlines()) == 1
     monkeypatch.setattr(os, "fsync", real)
     assert cli("resume", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("plan.recipe=3", "plan.recipe"), ('data.validation="nowhere.jsonl"', "nowhere.jsonl: no such file")],
+)
+@pytest.mark.parametrize("command", ["train", "plan", "compare", "advise"])
+def test_a_mistake_in_the_file_is_told_before_anything_heavy_is_loaded(file, tmp_path, command, change, said):
+    script = (
+        "import sys\nfrom frostline.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
+    )
+    output = [] if command == "plan" else ["--output", tmp_path / "out"]
+    told = subprocess.run(
+        [sys.executable, "-c", script, command, file, "--set", change, *output],
+        text=True,
+        capture_output=True,
+    )
+    assert told.returncode == 2
+    assert said in told.stderr
+    assert told.stdout == "[]\n"

@@ -29,7 +29,8 @@ from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
 from frostline.training.gate import Decision, decide_all
-from frostline.training.settings import TrainSettings, epoch_steps
+from frostline.training.settings import TrainSettings
+from frostline.training.steps import epoch_steps
 
 
 @dataclass(frozen=True)

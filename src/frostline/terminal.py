@@ -232,6 +232,9 @@ class Watcher:
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
         self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
+    def _on_plateau(self, event: Mapping[str, Any]) -> None:
+        self.console.print("  plateau: the phase has learned what it can and ends")
+
     def _on_guard(self, event: Mapping[str, Any]) -> None:
         self.console.print(
             f"  [yellow]guard:[/yellow] the frozen {escape(event['task'])} head has lost {event['lost']:.3f} "

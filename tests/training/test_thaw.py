@@ -50,12 +50,14 @@ def test_a_phase_without_a_thaw_ends_at_its_plateau(thawing, tmp_path):
     run = fl.train(thawing, output=tmp_path / "run")
     assert run.report["phases"][1]["steps"] == 8
     assert run.report["phases"][1]["frozen_depths"] == [3]
+    assert [event["step"] for event in events(run.folder) if event["event"] == "plateau"] == [8]
 
 
 def test_the_epochs_bound_a_phase_that_never_gets_flat(thawing, tmp_path):
     thawing["plan"]["phases"][1] |= {"until": {"patience": 99}, "epochs": 2}
     run = fl.train(thawing, output=tmp_path / "run")
     assert run.report["phases"][1]["steps"] == 16
+    assert not [event for event in events(run.folder) if event["event"] == "plateau"]
 
 
 def test_only_what_woke_has_moved(thawing, tiny, tmp_path):

@@ -55,10 +55,15 @@ def _settings(debug: Annotated[bool, Debug] = False, version: Annotated[bool, Ve
 
 
 def load_config(config: Path, changes: list[str] | None) -> Any:
-    """The config of a file with the changes of the command line."""
+    """The config of a file with the changes of the command line, its data files seen to be there.
+
+    Call it before anything heavy is imported: a mistake is told at once.
+    """
     from frostline.config import Config, parse_change
 
-    return Config.load(config, changes=dict(parse_change(change) for change in changes or []))
+    loaded = Config.load(config, changes=dict(parse_change(change) for change in changes or []))
+    loaded.data.check_files()
+    return loaded
 
 
 def watched(

@@ -53,11 +53,12 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Dry run: what will learn at which rate, and about how long it takes. Nothing is trained."""
+    asked = load_config(config, changes)
     from frostline.dry_run import dry_run
     from frostline.terminal import build_console, show_dry_run
 
     place = picture or config.with_suffix(".plan.png")
-    found = dry_run(load_config(config, changes), picture=place)
+    found = dry_run(asked, picture=place)
     if as_json:
         return print_json({**found.content(), "picture": str(place)})
     return show_dry_run(build_console(), found, picture=place)
@@ -83,15 +84,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a plan; leaves a run's folder with the model, the report and the pictures."""
+    flags = {"each_task_alone": alone, "profile": profile}
+    changes = [*(changes or []), *(f"train.{name}=true" for name, is_set in flags.items() if is_set)]
+    asked = load_config(config, changes)
     from frostline import run as runs
 
     folder = output or Path("runs") / config.stem
-    flags = {"each_task_alone": alone, "profile": profile}
-    changes = [*(changes or []), *(f"train.{name}=true" for name, is_set in flags.items() if is_set)]
     _carry_out(
-        lambda show: runs.train(
-            load_config(config, changes), output=folder, start_from=bundle, overwrite=overwrite, show=show
-        ),
+        lambda show: runs.train(asked, output=folder, start_from=bundle, overwrite=overwrite, show=show),
         folder,
         as_json,
     )

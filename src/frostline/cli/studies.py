@@ -42,12 +42,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train several plans on the same rows and say which one to take; goes on where it was stopped."""
+    asked = load_config(config, changes)
     from frostline.study import compare as studies
     from frostline.terminal import build_console, show_comparison
 
     found = watched(
         lambda show: studies.compare(
-            load_config(config, changes),
+            asked,
             output=output,
             scenarios=scenarios,
             seeds=seeds,
@@ -74,16 +75,17 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """Say before any training which plan the data wants, and write it as a file that train takes."""
-    from frostline.atomic import write_text
     from frostline.errors import ConfigError
-    from frostline.study.advise import advice_file
-    from frostline.study.advise import advise as look
-    from frostline.terminal import build_console, show_advice
 
     place = output or config.with_suffix(".advice.toml")
     if place.exists() and not overwrite:
         raise ConfigError(f"{place}: exists. Give another --output, or --overwrite.")
     asked = load_config(config, changes)
+    from frostline.atomic import write_text
+    from frostline.study.advise import advice_file
+    from frostline.study.advise import advise as look
+    from frostline.terminal import build_console, show_advice
+
     advice = watched(
         lambda show: look(asked, show=show), as_json=as_json, stopped="stopped; nothing was written."
     )

@@ -19,6 +19,7 @@ from frostline.data.labels import (
     label_column,
     resolve_task,
 )
+from frostline.data.read import checked_format
 from frostline.data.splits import hold_out, leaks, sample
 from frostline.data.table import Column, Source, Table, read_table
 from frostline.errors import ConfigError
@@ -68,6 +69,12 @@ class DataSettings(Settings):
     """Most training rows, drawn at random by the seed; left out: all. For a quick trial of a plan."""
     split_seed: int | None = Field(default=None, ge=0)
     """Decides what is held out and drawn; left out: `train.seed` does. For seeds compared on equal rows."""
+
+    def check_files(self) -> None:
+        """Raises DataError where a file of any split is not there, or of no known format."""
+        for source in (*self.train, *(self.validation or ()), *(self.test or ())):
+            if source.path:
+                checked_format(source.path)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,20 @@ def format_of(path: Path) -> tuple[str, bool]:
     return _SUFFIXES[suffixes[-1]], is_gzipped
 
 
+def checked_format(path: Path) -> tuple[str, bool]:
+    """As `format_of`, of a file that is there.
+
+    Raises:
+        DataError: no such file, or unknown format.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder. Give a file in it.")
+    found = format_of(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file." if not path.exists() else f"{path}: is not a file.")
+    return found
+
+
 def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
     """Yields the rows of a file in order, `block_rows` at a time, fewer where they are long; memory does not
     grow with the file.
@@ -73,11 +87,7 @@ def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
     Raises:
         DataError: no such file, unknown format, or a row that cannot be parsed (its line is named).
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder. Give a file in it.")
-    kind, is_gzipped = format_of(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file." if not path.exists() else f"{path}: is not a file.")
+    kind, is_gzipped = checked_format(path)
     with _opened(path, is_gzipped=is_gzipped) as stream:
         if kind == "parquet":
             yield from _parquet_blocks(path, stream, block_rows)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from frostline.data.labels import MISSING_CLASS, LabelsN, is_labelled
 from frostline.data.table import IntN, Table
@@ -60,6 +59,8 @@ def _draw(groups: IntN, stratum: IntN, number: int, seed: int) -> IntN:
     """`number` of the groups, stratified where the strata are large enough."""
     if number >= len(groups):
         return groups
+    from sklearn.model_selection import StratifiedShuffleSplit  # a second, which a config does not need
+
     strata = _without_rare(stratum, fewest=2, most=min(number, len(groups) - number))
     parts = StratifiedShuffleSplit(n_splits=1, test_size=number, random_state=seed)
     return np.asarray(groups[next(parts.split(groups, strata))[1]])

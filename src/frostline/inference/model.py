@@ -20,7 +20,6 @@ from frostline.data.table import IntN
 from frostline.errors import DataError
 from frostline.model.bundle import BundleFile, load_bundle
 from frostline.model.device import (
-    AskedFormat,
     Precision,
     choose_device,
     choose_precision,
@@ -29,6 +28,7 @@ from frostline.model.device import (
 )
 from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
+from frostline.settings import AskedFormat
 
 Prediction = str | list[str] | float
 

@@ -22,9 +22,9 @@ import torch
 
 from frostline.data.table import IntN
 from frostline.errors import ConfigError
+from frostline.settings import AskedFormat
 
 Format = Literal["bf16", "fp32"]
-AskedFormat = Literal["auto", "bf16", "fp32"]
 Result = TypeVar("Result")
 
 # oneDNN keeps compiled code for the last 1,024 shapes of matrix products. Batches cut by length seldom

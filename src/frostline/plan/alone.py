@@ -22,7 +22,7 @@ def _alone(phase: Phase, task: str) -> Phase:
         "head_lrs": {name: rate for name, rate in phase.head_lrs.items() if name == task},
         "until": phase.until and _until_alone(phase.until),
         "protect": "none",
-        "distill_weight": 1.0,
+        "distill_weight": Phase.model_fields["distill_weight"].default,
         "guard": None,
     }
     return phase.model_copy(update=update)

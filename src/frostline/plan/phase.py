@@ -98,7 +98,7 @@ class Phase(Settings):
     protect: Protection = "none"
     """What keeps the answers of frozen heads while layers learn. distill: their divergence from what they
     were is part of the loss | fork: they keep a private copy of the stages that learn | none."""
-    distill_weight: float = Field(default=1.0, gt=0)
+    distill_weight: float = Field(default=2.0, gt=0)
     """Factor of that divergence."""
     guard: Guard | None = None
     """Ends the phase, or says so, when a frozen head loses more than it may."""

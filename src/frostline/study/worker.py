@@ -18,7 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_SHOWN = {"progress", "embedding", "solved", "evaluation", "phase", "thaw", "phase_end", "warning", "guard"}
+_SHOWN = {
+    "progress", "embedding", "solved", "evaluation", "phase", "thaw", "plateau", "phase_end", "warning",
+    "guard",
+}  # fmt: skip
 _SECONDS_BETWEEN = 0.2
 
 

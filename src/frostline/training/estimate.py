@@ -16,7 +16,8 @@ from frostline.plan.freeze import freeze_to
 from frostline.plan.phase import Phase
 from frostline.training.activations import Activations
 from frostline.training.embed import embed
-from frostline.training.settings import TrainSettings, epoch_steps
+from frostline.training.settings import TrainSettings
+from frostline.training.steps import epoch_steps
 
 _STEPS = 5
 _SAMPLE = 512

@@ -21,7 +21,8 @@ from frostline.model.backbone import Backbone
 from frostline.model.device import Precision
 from frostline.plan.phase import Phase
 from frostline.training.activations import Activations
-from frostline.training.settings import TrainSettings, epoch_steps
+from frostline.training.settings import TrainSettings
+from frostline.training.steps import epoch_steps
 
 _BATCHES = 6
 # What a store must save; less is within the noise of the measurement, and the same run should decide alike.

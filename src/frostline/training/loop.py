@@ -1,8 +1,7 @@
 """Phases, epochs, steps: reads like the paper.
 
-Everything random is a function of (seed, step) or (seed, epoch), so a place in a run is a handful of
-numbers, and a run that goes on from a checkpoint does what the unbroken one would have done. Knows no files
-but through the journal and checkpoints.
+Everything random follows from (seed, step) or (seed, epoch), so a run that goes on from a checkpoint does
+what the unbroken one would have done. Knows no files but through the journal and checkpoints.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ from frostline.training.probe import solve_head
 from frostline.training.profile import Profile
 from frostline.training.ranks import Ranks
 from frostline.training.recent import Recent
-from frostline.training.settings import TrainSettings, epoch_steps, part_of, step_seed
+from frostline.training.settings import TrainSettings
 from frostline.training.state import State
+from frostline.training.steps import epoch_steps, part_of, step_seed
 
 _LOG_STEPS = 25
 
@@ -179,6 +179,7 @@ class Trainer:
             may_thaw = len(self.state.thaws) + 1 < len(self._depths(phase))
             if self.judge.saw_plateau(phase, may_thaw=may_thaw):
                 if not may_thaw:
+                    self.journal.write("plateau", step=self.state.position.step, phase=phase.name)
                     break
                 frost = self._thaw(phase, frost)
         self.judge.restore_best()
@@ -246,9 +247,8 @@ class Trainer:
         self.state.position = replace(
             at, round_step=at.round_step + 1, phase_step=at.phase_step + 1, step=at.step + 1
         )
-        self.journal.show(
-            {"event": "progress", "phase": phase.name, "done": at.phase_step + 1, "total": total_steps}
-        )
+        done = {"phase": phase.name, "done": at.phase_step + 1, "total": total_steps}
+        self.journal.show({"event": "progress", **done})
         if self.state.position.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
         # Read once: a signal may come between two reads.

@@ -1,23 +1,43 @@
-"""How a run trains, whatever its plan, and the steps that follow from it."""
+"""How a run trains, whatever its plan."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator, Field
 
-from frostline.data.batches import Split, cut, epoch_batches
-from frostline.data.labels import is_labelled
-from frostline.data.table import IntN
-from frostline.model.device import AskedFormat
-from frostline.settings import Settings
-from frostline.training.store import ActivationSettings
+from frostline.cache import cache_folder
+from frostline.settings import AskedFormat, Settings
 
 
 def _as_table(value: Any) -> Any:
     return {"store": value} if isinstance(value, str) else value
+
+
+class ActivationSettings(Settings):
+    """What is done with the outputs of frozen stages."""
+
+    store: Literal["auto", "always", "never"] = "auto"
+    """auto: stored for a phase where it is measured to be faster."""
+    max_bytes: int = Field(default=16 * 2**30, ge=0)
+    """Most bytes of all stores; the ones that were not used for the longest go first."""
+    folder: str | None = None
+    """Where the stores of all runs lie; left out: FROSTLINE_CACHE, or frostline in the user's cache."""
+
+    def place(self) -> Path:
+        """The folder of the stores."""
+        return Path(self.folder).expanduser() if self.folder else cache_folder("activations")
+
+    def can_write(self) -> bool:
+        """Whether the folder is there, or can be made, and takes files."""
+        try:
+            self.place().mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.place()):
+                return True
+        except OSError:
+            return False
 
 
 class TrainSettings(Settings):
@@ -54,43 +74,3 @@ class TrainSettings(Settings):
     """Measure where the time goes, part by part, for the report."""
     keep_last: int = Field(default=2, ge=2)
     """How many checkpoints are kept; the one before the newest is what a damaged one falls back to."""
-
-
-def epoch_steps(
-    split: Split, settings: TrainSettings, *, epoch: int, heads: Collection[str] | None = None
-) -> list[list[IntN]]:
-    """Rows of every step of an epoch, each step in parts that are computed one after the other.
-
-    Args:
-        split: the training texts.
-        settings: of the run, resolved.
-        epoch: counted over the whole run.
-        heads: tasks that learn from labels; rows without a label of any of them are left out. None: all rows.
-    """
-    assert settings.batch_tokens is not None, "settings are not resolved"
-    length_N = split.tokens.length_N
-    used = np.arange(len(split))
-    if heads is not None:
-        used = np.flatnonzero(np.any([is_labelled(split.labels[name]) for name in heads], axis=0))
-    batches = epoch_batches(length_N[used], size=settings.batch_size, seed=settings.seed, epoch=epoch)
-    parts = [cut(used[rows], length_N, max_tokens=settings.batch_tokens) for rows in batches]
-    size = settings.gradient_accumulation_steps
-    return [[rows for batch in parts[i : i + size] for rows in batch] for i in range(0, len(parts), size)]
-
-
-def part_of(steps: list[list[IntN]], number: int, num_parts: int) -> list[list[IntN]]:
-    """One of `num_parts` stretches of an epoch's steps, as equal as can be."""
-    start, end = (len(steps) * i // num_parts for i in (number, number + 1))
-    return steps[start:end]
-
-
-def step_seed(settings: TrainSettings, *, step: int, rank: int = 0) -> int:
-    """The seed of a step's dropout.
-
-    Args:
-        settings: of the run.
-        step: counted over the whole run.
-        rank: of the process.
-    """
-    entropy = (settings.seed, step, rank) if rank else (settings.seed, step)
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

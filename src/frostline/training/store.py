@@ -16,54 +16,26 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from frostline.atomic import new_folder, write_json
-from frostline.cache import cache_folder
 from frostline.data.table import IntN
 from frostline.errors import CacheError
-from frostline.settings import Settings
 
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _MOST_FP16 = 60_000.0
 KEYS = re.compile(r"[0-9a-f]{40}-\d+-\d+")
-
-
-class ActivationSettings(Settings):
-    """What is done with the outputs of frozen stages."""
-
-    store: Literal["auto", "always", "never"] = "auto"
-    """auto: stored for a phase where it is measured to be faster."""
-    max_bytes: int = Field(default=16 * 2**30, ge=0)
-    """Most bytes of all stores; the ones that were not used for the longest go first."""
-    folder: str | None = None
-    """Where the stores of all runs lie; left out: FROSTLINE_CACHE, or frostline in the user's cache."""
-
-    def place(self) -> Path:
-        """The folder of the stores."""
-        return Path(self.folder).expanduser() if self.folder else cache_folder("activations")
-
-    def can_write(self) -> bool:
-        """Whether the folder is there, or can be made, and takes files."""
-        try:
-            self.place().mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.place()):
-                return True
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""What torch does slowly on a CPU in training: masks of dropout, and attention.
+
+torch 2.13 draws masks one number at a time on one core; its attention takes a path in float32 with dropout,
+and one with a slow backward pass without (docs/experiments.md). Here torch's generator gives a seed for each
+mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random bits: the same seed gives the same masks.
+
+Shapes: B texts, H attention heads, L tokens, K width of an attention head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_ATTENTION = "frostline"
+_LEVELS = 2**16
+# What `sdpa` may be given and is not computed here.
+_RARE = ("position_bias", "cache", "softcap", "is_causal")
+
+
+class FastDropout(nn.Dropout):
+    """`torch.nn.Dropout`; on a CPU the probability is rounded to 1/65,536, and what stays scaled by that."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The input with elements dropped in training mode, of the same shape and type."""
+        if not self.training or input.device.type != "cpu" or not 0 < _threshold(self.p) < _LEVELS:
+            return super().forward(input)
+        return _dropped(input, self.p)
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """The `sdpa` of transformers, bit for bit; with a gradient on a CPU the same formula, faster.
+
+    Args:
+        module: that attends.
+        query: (B, H, L, K), as key and value.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: True where a key is read, or numbers to add; spread over (B, H, L, L). None: read all.
+        dropout: probability; 0 outside training.
+        scaling: of the products; None: K ** -0.5.
+        more: as `sdpa` takes them.
+
+    Returns:
+        (B, L, H, K), and no weights.
+    """
+    is_plain = (
+        query.device.type == "cpu"
+        and query.shape == key.shape == value.shape
+        and not getattr(module, "is_causal", True)
+        and not any(more.get(name) is not None for name in _RARE)
+        and _threshold(dropout) < _LEVELS
+    )
+    if not (is_plain and torch.is_grad_enabled() and query.requires_grad):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    score_BHLL = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        score_BHLL = score_BHLL + _to_add(attention_mask, score_BHLL.dtype)
+    weight_BHLL = torch.softmax(score_BHLL, dim=-1)
+    if _threshold(dropout) > 0:
+        weight_BHLL = _dropped(weight_BHLL, dropout)
+    return torch.matmul(weight_BHLL, value).transpose(1, 2).contiguous(), None
+
+
+def train_fast(module: nn.Module) -> None:
+    """Replaces every `torch.nn.Dropout` in a module, and the attention of a model where that is `sdpa`.
+
+    Parameters, names and modes stay, and what is computed without a gradient stays to the bit.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, FastDropout(child.p).train(child.training))
+    if not isinstance(module, PreTrainedModel) or not module._can_set_attn_implementation():
+        return
+    if module.config._attn_implementation == "sdpa":
+        AttentionInterface.register(_ATTENTION, attend)
+        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+        module.set_attn_implementation(_ATTENTION)
+
+
+def _threshold(probability: float) -> int:
+    return round(probability * _LEVELS)
+
+
+def _dropped(input: torch.Tensor, probability: float) -> torch.Tensor:
+    threshold = _threshold(probability)
+    mask = _is_kept(input.shape, threshold).to(input.dtype).mul_(_LEVELS / (_LEVELS - threshold))
+    return input * mask
+
+
+def _is_kept(shape: torch.Size, threshold: int) -> torch.Tensor:
+    """Booleans, True with a probability of 1 − threshold / 65,536."""
+    seed = int(torch.randint(2**63 - 1, ()))
+    size = shape.numel()
+    bits = np.random.SFC64(seed).random_raw(-(-size // 4)).view(np.uint16)[:size]
+    return torch.from_numpy(bits >= threshold).view(shape)
+
+
+def _to_add(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask as numbers; the smallest rather than −∞, so that a text of padding alone gives no NaN."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -1,0 +1,148 @@
+"""Dropout with fast masks drops, scales and repeats as torch's own, and attention is what it is there."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModel
+
+from conftest import CONFIGS
+from frostline.model import cpu
+from frostline.model.backbone import load_backbone
+from frostline.model.cpu import FastDropout, attend, train_fast
+from frostline.model.domains import ModelSettings
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_as_many_are_dropped_as_asked_and_the_mean_stays(p, dtype):
+    torch.manual_seed(0)
+    out = FastDropout(p)(torch.ones(401, 997, dtype=dtype))
+    assert out.dtype == dtype and out.shape == (401, 997)
+    assert (out == 0).float().mean() == pytest.approx(p, abs=0.003)
+    assert out.float().mean() == pytest.approx(1, abs=0.006)
+    assert len(out.unique()) == 2
+
+
+def test_rows_columns_and_calls_are_independent():
+    torch.manual_seed(0)
+    first, second = (FastDropout(0.5)(torch.ones(512, 512)) == 0 for _ in range(2))
+    for one, other in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
+        assert (one == other).float().mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_seed_gives_the_same_mask():
+    layer, results = FastDropout(0.3), []
+    for _ in range(2):
+        torch.manual_seed(5)
+        results.append([layer(torch.ones(7, 3)), layer(torch.ones(5))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_gradients_pass_where_values_do():
+    given = torch.randn(50, 9, requires_grad=True)
+    out = FastDropout(0.4)(given)
+    out.sum().backward()
+    assert torch.equal(given.grad == 0, out == 0)
+    torch.testing.assert_close(given.grad[out != 0] * given[out != 0], out[out != 0])
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_all_or_nothing_is_torchs(p):
+    assert torch.equal(FastDropout(p)(torch.ones(9)), torch.full((9,), 1 - p))
+
+
+def test_nothing_is_dropped_in_eval_mode_nor_drawn():
+    given, state = torch.randn(9), torch.get_rng_state()
+    assert torch.equal(FastDropout(0.5).eval()(given), given)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_dropout_of_a_model_is_replaced_and_nothing_else():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.2), nn.Dropout1d(0.3)))
+    names = list(model.state_dict())
+    model[1][0].eval()
+    train_fast(model)
+    kinds = [type(one) for one in model[1]]
+    assert kinds == [FastDropout, nn.Dropout1d]
+    assert model[1][0].p == 0.2 and not model[1][0].training
+    assert list(model.state_dict()) == names
+
+
+def _drawn(*shape, masked):
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(*shape, generator=generator, requires_grad=True) for _ in range(3))
+    mask = torch.ones(shape[0], 1, 1, shape[2], dtype=torch.bool)
+    mask[0, ..., 5:] = False
+    return (query, key, value), mask if masked else None
+
+
+def _attention():
+    module = nn.Module()
+    module.is_causal = False
+    return module
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_and_its_gradients_are_those_of_torch_for_the_same_mask(monkeypatch, masked):
+    """With nothing dropped it is torch's attention, scaled by what dropout of a half scales."""
+    monkeypatch.setattr(cpu, "_is_kept", lambda shape, threshold: torch.ones(shape, dtype=torch.bool))
+    inputs, mask = _drawn(2, 3, 7, 4, masked=masked)
+    ours, _ = attend(_attention(), *inputs, mask, dropout=0.5, scaling=None)
+    theirs = 2 * scaled_dot_product_attention(*inputs, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn_like(ours)
+    pairs = zip(
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((theirs * weight).sum(), inputs),
+        strict=True,
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    (query, key, value), _ = _drawn(16, 8, 40, 4, masked=False)
+    out, _ = attend(_attention(), query, key, torch.ones_like(value), None, dropout=0.25)
+    assert out.mean().item() == pytest.approx(1, abs=0.01)
+    assert len(out.unique()) > 1000
+    torch.manual_seed(0)
+    assert torch.equal(out, attend(_attention(), query, key, torch.ones_like(value), None, dropout=0.25)[0])
+
+
+def test_a_text_of_padding_alone_gives_numbers():
+    inputs, mask = _drawn(2, 3, 7, 4, masked=True)
+    out, _ = attend(_attention(), *inputs, torch.zeros_like(mask), dropout=0.5)
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in {"mpnet", "deberta-v2"}])
+def test_attention_of_every_architecture_is_fast_in_training_and_unchanged_without(name, monkeypatch):
+    torch.manual_seed(0)
+    plain = AutoModel.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
+    ours = AutoModel.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
+    ours.load_state_dict(plain.state_dict())
+    train_fast(ours)
+    given = {"input_ids": torch.randint(5, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
+    given["attention_mask"][1, 4:] = 0
+    with torch.no_grad():
+        assert torch.equal(plain(**given)[0], ours(**given)[0])
+    torch.testing.assert_close(plain(**given)[0], ours(**given)[0])
+    assert plain.config.to_dict() == ours.config.to_dict()
+    drawn = []
+    keep = cpu._is_kept
+    monkeypatch.setattr(cpu, "_is_kept", lambda shape, p: drawn.append(shape) or keep(shape, p))
+    for module in ours.modules():
+        if hasattr(module, "attention_dropout"):  # ModernBERT has none by default
+            module.attention_dropout = 0.1
+    ours.train()(**given)
+    assert sum(shape[-2:] == (9, 9) for shape in drawn) == ours.config.num_hidden_layers
+
+
+def test_a_saved_model_does_not_name_it(tiny, tmp_path):
+    model = load_backbone(ModelSettings(backbone=str(tiny), max_length=32))
+    assert model.transformer.config._attn_implementation == "frostline"
+    model.sentence_transformer.save_pretrained(str(tmp_path))
+    for file in tmp_path.rglob("*.json"):
+        assert "frostline" not in file.read_text("utf-8")
