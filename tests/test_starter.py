@@ -52,7 +52,27 @@ def test_columns_whose_names_cannot_be_tasks_get_names_of_their_own(tmp_path):
     rows = [{"text": f"t {i}", "情感": "ab"[i % 2], "主题": "xy"[i % 2]} for i in range(40)]
     (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
     config = Config.load(tmp_path / "run.toml")
-    assert {task.column for task in config.tasks.values()} == {"情感", "主题"}
+    assert {name: task.column for name, task in config.tasks.items()} == {"task_1": "情感", "task_2": "主题"}
+
+
+def test_accents_are_dropped_from_names(tmp_path):
+    rows = [{"text": f"t {i}", "Gefühl": "ab"[i % 2], "Gefuhl": "xy"[i % 2]} for i in range(40)]
+    (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
+    config = Config.load(tmp_path / "run.toml")
+    assert {name: task.column for name, task in config.tasks.items()} == {
+        "Gefuhl": "Gefühl",
+        "Gefuhl_2": "Gefuhl",
+    }
+
+
+def test_columns_that_are_no_labels_are_said(tmp_path):
+    rows = [
+        {"text": f"t {i}", "id": i, "mood": "ab"[i % 2], "no\nte": f"n{i}", "void": None} for i in range(40)
+    ]
+    starter = build_starter(write(tmp_path / "d.jsonl", rows))
+    assert '# Columns that do not look like labels: "id", "no\\nte", "void" (empty).\n' in starter
+    (tmp_path / "run.toml").write_text(starter)
+    assert set(Config.load(tmp_path / "run.toml").tasks) == {"mood"}
 
 
 def test_only_tables_are_splits(toy, tmp_path):

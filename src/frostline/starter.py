@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,9 @@ def build_starter(data: Path) -> str:
             f"{data}: no column looks like labels (columns: {', '.join(columns)}). Write the file by hand."
         )
     names: dict[str, str] = {}
-    for column in tasks:
-        name = _task_name(column)
-        names[name if name not in names else f"{name}_{len(names) + 1}"] = column
+    for number, column in enumerate(tasks, 1):
+        name = _task_name(column, number)
+        names[name if name not in names else f"{name}_{number}"] = column
     content: dict[str, Any] = {
         "model": {"backbone": "general", "max_length": 128},
         "data": {name: str(path) for name, path in files.items()}
@@ -56,9 +58,14 @@ def build_starter(data: Path) -> str:
         "tasks": {name: {"column": column, **tasks[column]} for name, column in names.items()},
         "plan": {"recipe": "top-layers"},
     }
-    return "# frostline plan FILE shows what will happen; frostline train FILE does it.\n\n" + tomli_w.dumps(
-        content
-    )
+    said = "# frostline plan FILE shows what will happen; frostline train FILE does it.\n"
+    if left := [_quoted(name, columns[name]) for name, kind in kinds.items() if kind is None]:
+        said += f"# Columns that do not look like labels: {', '.join(left)}.\n"
+    return f"{said}\n{tomli_w.dumps(content)}"
+
+
+def _quoted(name: str, cells: list[Any]) -> str:
+    return json.dumps(name, ensure_ascii=False) + ("" if cells else " (empty)")
 
 
 def _splits(data: Path) -> dict[str, Path]:
@@ -122,8 +129,10 @@ def _kind(cells: list[Any]) -> Row | None:
     return {"kind": "regression"} if any(not number.is_integer() for number in numbers) else None
 
 
-def _task_name(column: str) -> str:
-    name = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in column
-    )
+def _task_name(column: str, number: int) -> str:
+    """A name that a task may have: accents dropped, other signs as _; without a Latin letter, its number."""
+    plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plain)
+    if not any(letter.isalnum() for letter in name):
+        return f"task_{number}"
     return name[:64] if name[:1].isalpha() else f"task_{name}"[:64]

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,14 @@ def test_a_device_that_is_not_here_is_refused(asked):
         choose_device(asked)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_batches_come_back_in_order_whatever_the_number_of_cores(threads):
     before = torch.get_num_threads()
@@ -43,12 +53,19 @@ def test_batches_come_back_in_order_whatever_the_number_of_cores(threads):
         torch.set_num_threads(before)
 
 
-def test_an_error_in_a_batch_comes_out():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            list(map_batches(lambda rows: 1 // 0, [np.array([0]), np.array([1])], device=CPU))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_an_error_in_a_batch_comes_out(two_threads):
+    with pytest.raises(ZeroDivisionError):
+        list(map_batches(lambda rows: 1 // 0, [np.array([0]), np.array([1])], device=CPU))
+    assert torch.get_num_threads() == 2
+
+
+def test_few_batches_are_computed_ahead_of_a_slow_reader(two_threads):
+    started = []
+    results = map_batches(
+        lambda rows: started.append(int(rows[0])), [np.array([i]) for i in range(50)], device=CPU
+    )
+    next(results)
+    time.sleep(0.2)
+    assert len(started) < 10
+    assert len(list(results)) == 49
+    assert sorted(started) == list(range(50))

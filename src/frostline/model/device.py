@@ -10,8 +10,9 @@ import ctypes
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,7 @@ _PROBE_WIDTHS = (256, 512)
 _PROBE_REPEATS = 10
 _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
+_WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
 _GPU_TOKENS = 16_384
 
@@ -156,8 +158,8 @@ def map_batches(
     """Yields each batch with what `forward` makes of it, in order.
 
     On a CPU every core takes a batch of its own: a quarter faster on short texts than all cores on one
-    batch (docs/experiments.md). `forward` sets its own gradient and autocast modes, which torch keeps by
-    thread.
+    batch (docs/experiments.md). A few batches at most wait for who reads them, however slowly that is.
+    `forward` sets its own gradient and autocast modes, which torch keeps by thread.
     """
     num_threads = torch.get_num_threads()
     if device.type != "cpu" or num_threads == 1 or len(batches) == 1:
@@ -167,7 +169,13 @@ def map_batches(
     workers = min(num_threads, _MOST_WORKERS)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(num_threads // workers,))
     try:
-        yield from zip(batches, pool.map(forward, batches), strict=True)
+        waiting: deque[tuple[IntN, Future[Result]]] = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(forward, batch)))
+            if len(waiting) > _WAITING_PER_WORKER * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        yield from ((batch, future.result()) for batch, future in waiting)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)
