@@ -23,9 +23,10 @@ import tomli_w
 from conftest import CONFIGS, save_encoder, toy_rows, write_jsonl
 from torture import differences
 
-# What is measured by a clock, or by the system: no two runs have it alike.
+# What is measured by a clock or by the system, or names the folder: no two studies have it alike.
 MEASURED = {
     "seconds", "seconds_estimated", "peak_memory_bytes", "prediction_seconds_per_1000_texts", "recommendation",
+    "command",
 }  # fmt: skip
 
 

@@ -60,9 +60,9 @@ def test_a_head_with_too_few_labels_to_solve_has_no_probe_gap(shaken, toy, tmp_p
 
 def test_distillation_keeps_the_answers(shaken, tmp_path):
     free = leak_of(fl.train(shaken, output=tmp_path / "free"))
-    held = leak_of(fl.train(with_(shaken, protect="distill", distill_weight=5.0), output=tmp_path / "held"))
-    assert held["mean_kl"] < free["mean_kl"] / 3
-    assert held["flip_rate"] <= free["flip_rate"]
+    held = leak_of(fl.train(with_(shaken, protect="distill"), output=tmp_path / "held"))
+    assert held["mean_kl"] < free["mean_kl"] / 2
+    assert held["flip_rate"] < free["flip_rate"] / 2
 
 
 def test_distillation_needs_no_label_of_the_frozen_head(shaken, toy, tmp_path):

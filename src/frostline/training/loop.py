@@ -35,6 +35,7 @@ from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings
 from frostline.training.state import State
 from frostline.training.steps import epoch_steps, part_of, step_seed
+from frostline.training.tables import EmbeddingGradients
 
 _LOG_STEPS = 25
 
@@ -73,6 +74,7 @@ class Trainer:
             model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
         )
         self._optimizer: torch.optim.Optimizer | None = None
+        self._tables = EmbeddingGradients(model, is_on=ranks.size == 1)
         self._moments = moments
         self._clock = time.monotonic()
 
@@ -227,16 +229,17 @@ class Trainer:
         assert self._optimizer is not None, "no optimizer"
         torch.manual_seed(step_seed(self.settings, step=self.state.position.step, rank=self.ranks.rank))
         self._optimizer.zero_grad(set_to_none=True)
-        losses = add_gradients(
-            self.model,
-            self.activations,
-            self.splits["train"],
-            batches,
-            heads=phase.learning_heads(self.model.tasks),
-            anchors=self.judge.anchors(phase),
-            ranks=self.ranks,
-            profile=self.profile,
-        )
+        with self._tables.by_row():
+            losses = add_gradients(
+                self.model,
+                self.activations,
+                self.splits["train"],
+                batches,
+                heads=phase.learning_heads(self.model.tasks),
+                anchors=self.judge.anchors(phase),
+                ranks=self.ranks,
+                profile=self.profile,
+            )
         with self.profile.part("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
             self._optimizer.step()
@@ -263,12 +266,9 @@ class Trainer:
         if self.stop_asked:
             raise Interrupted
 
-    def _check_finite(self) -> None:
-        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
-
     def _log_losses(self, phase: Phase) -> None:
         """Writes the mean losses since the last line."""
-        self._check_finite()
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
         means, self.state.recent = self.state.recent.means(), Recent()
         if means:
             assert self._optimizer is not None, "no optimizer"
@@ -291,7 +291,7 @@ class Trainer:
         return self.state.phase_seconds + time.monotonic() - self._clock
 
     def _save(self) -> None:
-        self._check_finite()
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
         if not self.ranks.is_first:
             return self.commits.postpone()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
