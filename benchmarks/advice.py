@@ -1,11 +1,11 @@
 """What advice is worth: the plan that it puts first, against the best of a sweep, over several data sets.
 
 python benchmarks/advice.py                                     what opinions alone gives
-python benchmarks/advice.py --topics FOLDER                     also news stories by topic, alone and beside opinions
+python benchmarks/advice.py --topics FOLDER                     also news stories by topic, alone and mixed
 python benchmarks/advice.py --situations "1,000 sentences"      one of them
 
-Regret: mean of the tasks' main scores on validation, of the best plan of the sweep less that of the plan that the
-advice put first. Studies stay in --folder; those that are finished are not repeated.
+Regret: mean of the tasks' main scores on validation, of the best plan of the sweep less that of the plan that
+the advice put first. Studies stay in --folder; those that are finished are not repeated.
 """
 
 from __future__ import annotations
