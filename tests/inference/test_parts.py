@@ -201,3 +201,20 @@ def test_the_command_killed_at_random_moments_gives_the_same_bytes(trained, tmp_
     assert kills >= 2
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "whole.jsonl", "out.jsonl"}
+
+
+def test_the_command_that_is_asked_to_end_leaves_nothing_half_written(trained, tmp_path):
+    rows = "".join(json.dumps({"text": f"the goal number {i} was great"}) + "\n" for i in range(40_000))
+    (tmp_path / "in.jsonl").write_text(rows)
+    command = [sys.executable, "-m", "frostline", "predict", str(trained), str(tmp_path / "in.jsonl")]
+    command += ["-o", str(tmp_path / "out.jsonl")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / ".out.jsonl-parts"
+    while process.poll() is None and not list(parts.glob("*.safetensors")):
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert KEPT in said and "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", parts.name}

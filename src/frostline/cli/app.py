@@ -79,23 +79,31 @@ def watched(
         call: is given what shows events, or None.
         as_json: for machines.
         stopped: what to say when Ctrl-C or SIGTERM ended it; the exit code is that of the signal.
-        broken_off: gives what to say when Ctrl-C came before or after training, where nothing listens for it.
+        broken_off: gives what to say when either came where the call does not listen for it, such as before
+            training.
     """
     from frostline.errors import Interrupted
+    from frostline.signals import answering
     from frostline.terminal import Watcher, build_console
 
     watcher = None if as_json or not is_first() else Watcher(build_console())
     try:
-        return call(watcher)
+        with answering(_break_off):
+            return call(watcher)
     except Interrupted as stop:
         print(stopped, file=sys.stderr)
         raise typer.Exit(128 + stop.signal) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(broken_off(), file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None
+        raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     finally:
         if watcher:
             watcher.close()
+
+
+def _break_off(number: int, _: object) -> None:
+    """Leaves a call as Ctrl-C does: what is half-written is removed on the way."""
+    raise KeyboardInterrupt(number)
 
 
 def is_first() -> bool:
