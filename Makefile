@@ -30,6 +30,7 @@ bench: .venv/.demo
 
 torture: .venv/.dev
 	$(BIN)/python tests/torture.py --kills 300
+	$(BIN)/python tests/torture_study.py --kills 10
 
 clean:
 	rm -rf .venv runs build dist

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import frostline as fl
+from frostline.atomic import write_json
 
 OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
 PLANS = ("features", "heads", "top-layers", "gradual", "full")
@@ -51,7 +52,7 @@ def measure(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     place = folder / "advice.json"
     if not place.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(fl.advise(content).content()), "utf-8")
+        write_json(place, fl.advise(content).content())
     advice = json.loads(place.read_text("utf-8"))
     began = time.monotonic()
     study = fl.compare(content, output=folder / "study", scenarios=PLANS).content
@@ -62,7 +63,7 @@ def measure(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _line(name: str, found: dict[str, Any]) -> tuple[str, float]:
     promised = {plan["recipe"]: plan["score"] for plan in found["advice"]["plans"]}
-    given = {name: plan["validation"] for name, plan in found["plans"].items()}
+    given = {plan: one["validation"] for plan, one in found["plans"].items()}
     first = found["advice"]["plans"][0]["recipe"]
     best = max(given, key=lambda plan: given[plan])
     regret = given[best] - given[first]

@@ -94,7 +94,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "distill": {
         f"{head}, weight {weight:g}": protected(head, "distill", distill_weight=weight)
-        for weight in (2.0, 4.0)
+        for weight in (1.0, 2.0, 4.0)
         for head in ("sentiment", "classification")
     },
     "recipes": {

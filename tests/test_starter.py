@@ -65,12 +65,26 @@ def test_accents_are_dropped_from_names(tmp_path):
     }
 
 
+def test_no_column_is_lost_to_a_name_that_two_would_have(tmp_path):
+    columns = ["mood", "mood_2", "mo\u0301od", "m" * 64 + "a", "m" * 64 + "b"]
+    rows = [
+        {"text": f"t {i}"} | {column: "ab"[(i + j) % 2] for j, column in enumerate(columns)}
+        for i in range(40)
+    ]
+    (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
+    config = Config.load(tmp_path / "run.toml")
+    assert [task.column for task in config.tasks.values()] == columns
+
+
 def test_columns_that_are_no_labels_are_said(tmp_path):
     rows = [
         {"text": f"t {i}", "id": i, "mood": "ab"[i % 2], "no\nte": f"n{i}", "void": None} for i in range(40)
     ]
     starter = build_starter(write(tmp_path / "d.jsonl", rows))
-    assert '# Columns that do not look like labels: "id", "no\\nte", "void" (empty).\n' in starter
+    assert (
+        '# Columns that do not look like labels: "id", "no\\nte", "void" (empty as far as was looked).\n'
+        in starter
+    )
     (tmp_path / "run.toml").write_text(starter)
     assert set(Config.load(tmp_path / "run.toml").tasks) == {"mood"}
 

@@ -273,7 +273,7 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
 
     def ask(number: int, _: object) -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         asked.append(number)
         trainer.stop_asked = True
 

@@ -10,12 +10,15 @@ from typing import Any
 
 @contextmanager
 def answering(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """`handler` gets SIGINT and SIGTERM inside the block; outside of the main thread, whose owner handles
-    them, nothing changes.
+    """`handler` gets SIGINT and SIGTERM inside the block, unless they are ignored, as in the background.
+
+    Outside of the main thread, whose owner handles them, nothing changes.
     """
     before: dict[int, Any] = {}
     with suppress(ValueError):
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:

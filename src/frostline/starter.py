@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Collection
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,7 @@ def build_starter(data: Path) -> str:
         )
     names: dict[str, str] = {}
     for number, column in enumerate(tasks, 1):
-        name = _task_name(column, number)
-        names[name if name not in names else f"{name}_{number}"] = column
+        names[_free(_task_name(column, number), names)] = column
     content: dict[str, Any] = {
         "model": {"backbone": "general", "max_length": 128},
         "data": {name: str(path) for name, path in files.items()}
@@ -65,7 +66,13 @@ def build_starter(data: Path) -> str:
 
 
 def _quoted(name: str, cells: list[Any]) -> str:
-    return json.dumps(name, ensure_ascii=False) + ("" if cells else " (empty)")
+    return json.dumps(name, ensure_ascii=False) + ("" if cells else " (empty as far as was looked)")
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, or its beginning with the first number that makes it one that is not taken."""
+    numbered = (f"{name[:58]}_{i}" for i in count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
 
 
 def _splits(data: Path) -> dict[str, Path]:
@@ -130,7 +137,9 @@ def _kind(cells: list[Any]) -> Row | None:
 
 
 def _task_name(column: str, number: int) -> str:
-    """A name that a task may have: accents dropped, other signs as _; without a Latin letter, its number."""
+    """A name that a task may have: Latin letters without their accents, digits, _ for other ASCII signs; of a
+    column without a letter or digit of these, its number.
+    """
     plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
     name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plain)
     if not any(letter.isalnum() for letter in name):

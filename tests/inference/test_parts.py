@@ -208,8 +208,9 @@ def test_the_command_that_is_asked_to_end_leaves_nothing_half_written(trained, t
     (tmp_path / "in.jsonl").write_text(rows)
     command = [sys.executable, "-m", "frostline", "predict", str(trained), str(tmp_path / "in.jsonl")]
     command += ["-o", str(tmp_path / "out.jsonl")]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "2"}, stderr=subprocess.PIPE, text=True
+    )
     parts = tmp_path / ".out.jsonl-parts"
     while process.poll() is None and not list(parts.glob("*.safetensors")):
         time.sleep(0.01)
@@ -218,3 +219,4 @@ def test_the_command_that_is_asked_to_end_leaves_nothing_half_written(trained, t
     assert process.returncode == 128 + signal.SIGTERM
     assert KEPT in said and "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", parts.name}
+    assert {path.suffix for path in parts.iterdir()} <= {".safetensors", ".json", ""}, "no half-written part"

@@ -9,7 +9,7 @@ from transformers import AutoModel
 from conftest import CONFIGS
 from frostline.model import cpu
 from frostline.model.backbone import load_backbone
-from frostline.model.cpu import FastDropout, attend, train_fast
+from frostline.model.cpu import FastDropout, attend, replace_slow_parts
 from frostline.model.domains import ModelSettings
 
 
@@ -62,7 +62,7 @@ def test_every_dropout_of_a_model_is_replaced_and_nothing_else():
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.2), nn.Dropout1d(0.3)))
     names = list(model.state_dict())
     model[1][0].eval()
-    train_fast(model)
+    replace_slow_parts(model)
     kinds = [type(one) for one in model[1]]
     assert kinds == [FastDropout, nn.Dropout1d]
     assert model[1][0].p == 0.2 and not model[1][0].training
@@ -117,13 +117,51 @@ def test_a_text_of_padding_alone_gives_numbers():
     assert torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_a_mask_of_numbers_is_added(numbers):
+    inputs, mask = _drawn(2, 3, 7, 4, masked=True)
+    inputs = [one.to(numbers).detach().requires_grad_() for one in inputs]
+    added = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    out, _ = attend(_attention(), *inputs, added)
+    torch.testing.assert_close(out, attend(_attention(), *inputs, mask)[0])
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    "rare",
+    [
+        {"is_causal": True},
+        {"position_bias": torch.zeros(1, 3, 7, 7)},
+        {"dropout": 1.0},
+        {"module": nn.Module()},  # decoders do not say, and are causal
+    ],
+    ids=lambda rare: next(iter(rare)),
+)
+def test_what_is_not_plain_is_left_to_transformers(rare, monkeypatch):
+    inputs, _ = _drawn(2, 3, 7, 4, masked=False)
+    given = {"module": _attention(), "dropout": 0.5} | rare
+    asked = []
+    monkeypatch.setattr(cpu, "sdpa_attention_forward", lambda *a, **more: asked.append(more) or (0, None))
+    attend(given.pop("module"), *inputs, None, **given)
+    assert len(asked) == 1
+
+
+def test_long_texts_without_dropout_keep_no_scores(monkeypatch):
+    monkeypatch.setattr(cpu, "_LONGEST_KEPT", 6)
+    monkeypatch.setattr(cpu, "sdpa_attention_forward", lambda *a, **more: ("sdpa", None))
+    inputs, _ = _drawn(2, 3, 7, 4, masked=False)
+    assert attend(_attention(), *inputs, None)[0] == "sdpa"
+    assert attend(_attention(), *inputs, None, dropout=0.1)[0].shape == (2, 7, 3, 4)
+
+
+# MPNet and DeBERTa attend by themselves, with modules for dropout.
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in {"mpnet", "deberta-v2"}])
 def test_attention_of_every_architecture_is_fast_in_training_and_unchanged_without(name, monkeypatch):
     torch.manual_seed(0)
     plain = AutoModel.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
     ours = AutoModel.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
     ours.load_state_dict(plain.state_dict())
-    train_fast(ours)
+    replace_slow_parts(ours)
     given = {"input_ids": torch.randint(5, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     given["attention_mask"][1, 4:] = 0
     with torch.no_grad():

@@ -69,3 +69,22 @@ def test_few_batches_are_computed_ahead_of_a_slow_reader(two_threads):
     assert len(started) < 10
     assert len(list(results)) == 49
     assert sorted(started) == list(range(50))
+
+
+def test_a_reader_that_leaves_early_stops_the_rest(two_threads):
+    started = []
+    batches = [np.array([i]) for i in range(50)]
+    results = map_batches(lambda rows: started.append(int(rows[0])), batches, device=CPU)
+    next(results)
+    results.close()
+    assert len(started) < 10
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_late_in_many_batches_comes_out_in_its_place(two_threads):
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        done.extend(
+            map_batches(lambda rows: 1 // (20 - int(rows[0])), [np.array([i]) for i in range(50)], device=CPU)
+        )
+    assert torch.get_num_threads() == 2

@@ -1,12 +1,17 @@
 """Gradients of embedding tables by row are those that torch makes dense."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
 import frostline as fl
 from conftest import weights
+from frostline.errors import Interrupted
 from frostline.training import tables
+from frostline.training.loop import Trainer
 from frostline.training.tables import EmbeddingGradients
 
 
@@ -27,7 +32,7 @@ class Model(nn.Module):
 
 @pytest.fixture
 def large(monkeypatch):
-    monkeypatch.setattr(tables, "_LARGE", 10_000)
+    monkeypatch.setattr(tables, "_FEWEST_NUMBERS", 10_000)
 
 
 def backward(model, seed, batches=2):
@@ -67,13 +72,31 @@ def test_a_frozen_table_and_one_that_was_not_read_have_no_gradient(large):
     assert model.words.weight.grad is None
 
 
-def test_it_is_off_outside_the_block_and_for_several_processes(large):
+def test_it_is_off_outside_the_block(large):
     model = Model()
     with pytest.raises(RuntimeError, match="in the block"):
         _fail_within(model)
     assert not model.words.sparse
-    with EmbeddingGradients(model, is_on=False).by_row():
-        assert not model.words.sparse
+    backward(model, 0)
+    assert not model.words.weight.grad.is_sparse
+
+
+def test_rows_met_many_times_take_no_more_memory_than_the_table(large):
+    model, most = Model(), 0
+    with EmbeddingGradients(model).by_row():
+        for seed in range(100):
+            backward(model, seed, batches=1)
+            most = max(most, model.words.weight.grad._nnz())
+    assert most <= 3000 < 100 * 4 * 9
+
+
+def test_a_weight_that_is_read_itself_has_torchs_gradient(large):
+    model = Model()
+    with EmbeddingGradients(model).by_row():
+        (model(torch.tensor([[1, 2, 3]])).sum() + model.words.weight.square().sum()).backward()
+    other = Model()
+    (other(torch.tensor([[1, 2, 3]])).sum() + other.words.weight.square().sum()).backward()
+    torch.testing.assert_close(model.words.weight.grad, other.words.weight.grad)
 
 
 def _fail_within(model):
@@ -82,12 +105,48 @@ def _fail_within(model):
         raise RuntimeError("in the block")
 
 
-def test_a_run_learns_the_same_with_it(content, tmp_path, monkeypatch):
-    content["plan"] = {"phases": [{"top_layers": "all", "epochs": 2, "backbone_lr": 1e-3}]}
-    with_it, without = tmp_path / "with", tmp_path / "without"
-    monkeypatch.setattr(tables, "_LARGE", 1)
-    fl.train(content, output=with_it)
-    monkeypatch.setattr(tables, "_LARGE", 2**60)
-    fl.train(content, output=without)
-    for one, other in zip(weights(with_it).values(), weights(without).values(), strict=True):
+@pytest.fixture
+def thawing(content):
+    """A run whose line comes down to the tables in its second phase, and which computes its stages twice."""
+    content["plan"] = {
+        "phases": [
+            {"top_layers": 1, "epochs": 1, "backbone_lr": 1e-3},
+            {"top_layers": "all", "epochs": 2, "backbone_lr": 1e-3},
+        ]
+    }
+    content["train"] |= {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+    return content
+
+
+def test_a_run_learns_the_same_with_it(thawing, tmp_path, monkeypatch):
+    gathered = []
+    dense = EmbeddingGradients._dense
+    monkeypatch.setattr(EmbeddingGradients, "_dense", lambda *a: gathered.append(a) or dense(*a))
+    for name, fewest in (("with", 1), ("without", 2**60)):
+        monkeypatch.setattr(tables, "_FEWEST_NUMBERS", fewest)
+        run = fl.train(thawing, output=tmp_path / name)
+        steps = run.report["phases"][1]["steps"]
+        assert len(gathered) == 3 * steps, "words, places and types; none in the phase before, nor without"
+    for one, other in zip(
+        weights(tmp_path / "with").values(), weights(tmp_path / "without").values(), strict=True
+    ):
         torch.testing.assert_close(one, other)
+
+
+def test_a_run_that_goes_on_is_the_unbroken_run(thawing, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_FEWEST_NUMBERS", 1)
+    fl.train(thawing, output=tmp_path / "unbroken")
+    step, number = Trainer._step, []
+
+    def stopping(self, *arguments):
+        step(self, *arguments)
+        number.append(1)
+        if len(number) == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_step", stopping)
+    with pytest.raises(Interrupted):
+        fl.train(thawing, output=tmp_path / "run")
+    fl.resume(tmp_path / "run")
+    first, second = weights(tmp_path / "unbroken"), weights(tmp_path / "run")
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,7 @@ def watched(
     *,
     as_json: bool,
     stopped: str,
-    broken_off: Callable[[], str] = lambda: "stopped.",
+    broken_off: Callable[[], str] | None = None,
 ) -> Any:
     """What a long call returns; people see its events, machines nothing.
 
@@ -80,7 +81,7 @@ def watched(
         as_json: for machines.
         stopped: what to say when Ctrl-C or SIGTERM ended it; the exit code is that of the signal.
         broken_off: gives what to say when either came where the call does not listen for it, such as before
-            training.
+            training; else `stopped` is said.
     """
     from frostline.errors import Interrupted
     from frostline.signals import answering
@@ -88,13 +89,13 @@ def watched(
 
     watcher = None if as_json or not is_first() else Watcher(build_console())
     try:
-        with answering(_break_off):
+        with answering(_break_off) if _is_alone() else nullcontext():
             return call(watcher)
     except Interrupted as stop:
         print(stopped, file=sys.stderr)
         raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt as stop:
-        print(broken_off(), file=sys.stderr)
+        print(broken_off() if broken_off else stopped, file=sys.stderr)
         raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     finally:
         if watcher:
@@ -104,6 +105,11 @@ def watched(
 def _break_off(number: int, _: object) -> None:
     """Leaves a call as Ctrl-C does: what is half-written is removed on the way."""
     raise KeyboardInterrupt(number)
+
+
+def _is_alone() -> bool:
+    """Whether this is the only process; one of several may wait where no handler of Python runs."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def is_first() -> bool:

@@ -96,11 +96,12 @@ def _through(
         watch = watcher and (lambda done: watcher.progress("rows", done, None))
         return call(loaded, data, output, text=text, watch=watch)
 
+    kept = f"stopped. {KEPT}", "stopped. Nothing was written."
     report = watched(
         pass_through,
         as_json=as_json,
-        stopped="stopped.",
-        broken_off=lambda: f"stopped. {KEPT if has_parts(output) else 'Nothing was written.'}",
+        stopped=kept[1],
+        broken_off=lambda: kept[0] if has_parts(output) else kept[1],
     )
     if as_json:
         return print_json(

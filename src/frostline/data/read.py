@@ -67,7 +67,7 @@ def format_of(path: Path) -> tuple[str, bool]:
 
 
 def checked_format(path: Path) -> tuple[str, bool]:
-    """As `format_of`, of a file that is there.
+    """Format of a file that is there, and whether it is gzipped.
 
     Raises:
         DataError: no such file, or unknown format.

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from frostline.data.batches import TokenBatch
 from frostline.errors import BackboneError
 from frostline.model.architectures import Layout, layout_of
-from frostline.model.cpu import train_fast
+from frostline.model.cpu import replace_slow_parts
 from frostline.model.domains import ModelSettings, find_backbone
 from frostline.model.views import build_view, has_module, is_under
 
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         sentence_transformer.max_seq_length = self.max_length
         self.name = name
         self.recomputes_stages = False
-        train_fast(self.transformer)
+        replace_slow_parts(self.transformer)
         self._views: dict[tuple[int, int], nn.Module] = {}
         self.stage_of = {name: self._find_stage(name) for name, _ in self.named_parameters()}
 

@@ -1,14 +1,16 @@
-"""What torch does slowly on a CPU in training: masks of dropout, and attention.
+"""Modules that torch runs slowly on a CPU in training, and what takes their place: dropout and attention.
 
-torch 2.13 draws masks one number at a time on one core; its attention takes a path in float32 with dropout,
-and one with a slow backward pass without (docs/experiments.md). Here torch's generator gives a seed for each
-mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random bits: the same seed gives the same masks.
+torch 2.13 draws masks one number at a time on one core; its attention computes in float32 where there is
+dropout, and has a slow backward pass where there is none (docs/experiments.md). Here torch's generator gives
+a seed for each mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random bits: the same seed, the same
+masks. Knows no stages and no plans.
 
 Shapes: B texts, H attention heads, L tokens, K width of an attention head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 _ATTENTION = "frostline"
 _LEVELS = 2**16
-# What `sdpa` may be given and is not computed here.
-_RARE = ("position_bias", "cache", "softcap", "is_causal")
+# Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
+_LONGEST_KEPT = 512
 
 
 class FastDropout(nn.Dropout):
@@ -44,13 +46,14 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The `sdpa` of transformers, bit for bit; with a gradient on a CPU the same formula, faster.
+    """Attention as `sdpa` gives it, to the bit; with a gradient on a CPU by the plain formula, to rounding.
+
+    The plain formula keeps the scores (B, H, L, L) in memory. A query that may read no key gets the mean of
+    all values from it, and 0 from `sdpa`; no text is without a token.
 
     Args:
         module: that attends.
-        query: (B, H, L, K), as key and value.
-        key: see `query`.
-        value: see `query`.
+        query, key, value: (B, H, L, K) each.
         attention_mask: True where a key is read, or numbers to add; spread over (B, H, L, L). None: read all.
         dropout: probability; 0 outside training.
         scaling: of the products; None: K ** -0.5.
@@ -59,14 +62,8 @@ def attend(
     Returns:
         (B, L, H, K), and no weights.
     """
-    is_plain = (
-        query.device.type == "cpu"
-        and query.shape == key.shape == value.shape
-        and not getattr(module, "is_causal", True)
-        and not any(more.get(name) is not None for name in _RARE)
-        and _threshold(dropout) < _LEVELS
-    )
-    if not (is_plain and torch.is_grad_enabled() and query.requires_grad):
+    is_kept = query.requires_grad and torch.is_grad_enabled()
+    if not (is_kept and _is_plain(module, query, key, value, dropout=dropout, more=more)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
@@ -80,7 +77,7 @@ def attend(
     return torch.matmul(weight_BHLL, value).transpose(1, 2).contiguous(), None
 
 
-def train_fast(module: nn.Module) -> None:
+def replace_slow_parts(module: nn.Module) -> None:
     """Replaces every `torch.nn.Dropout` in a module, and the attention of a model where that is `sdpa`.
 
     Parameters, names and modes stay, and what is computed without a gradient stays to the bit.
@@ -95,6 +92,34 @@ def train_fast(module: nn.Module) -> None:
         AttentionInterface.register(_ATTENTION, attend)
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
         module.set_attn_implementation(_ATTENTION)
+
+
+def attention_without_gradient(model: PreTrainedModel) -> str:
+    """Name of the attention that a forward pass alone computes; a replaced one is `sdpa` there."""
+    name = str(model.config._attn_implementation)
+    return "sdpa" if name == _ATTENTION else name
+
+
+def _is_plain(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    dropout: float,
+    more: Mapping[str, Any],
+) -> bool:
+    """Whether the plain formula is what `sdpa` computes, and is faster."""
+    return (
+        query.device.type == "cpu"
+        and query.shape == key.shape == value.shape
+        and not getattr(module, "is_causal", True)
+        and not any(more.get(name) for name in ("is_causal", "softcap", "output_attentions"))
+        and more.get("position_bias") is None
+        and more.get("cache") is None
+        and _threshold(dropout) < _LEVELS
+        and (_threshold(dropout) > 0 or query.shape[2] <= _LONGEST_KEPT)
+    )
 
 
 def _threshold(probability: float) -> int:
@@ -116,7 +141,8 @@ def _is_kept(shape: torch.Size, threshold: int) -> torch.Tensor:
 
 
 def _to_add(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A mask as numbers; the smallest rather than −∞, so that a text of padding alone gives no NaN."""
+    """A mask as numbers; the smallest rather than −∞, so that a query that may read nothing gives no NaN."""
+    smallest = torch.finfo(dtype).min
     if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return mask.clamp(min=smallest).to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, smallest)

@@ -158,8 +158,8 @@ def map_batches(
     """Yields each batch with what `forward` makes of it, in order.
 
     On a CPU every core takes a batch of its own: a quarter faster on short texts than all cores on one
-    batch (docs/experiments.md). A few batches at most wait for who reads them, however slowly that is.
-    `forward` sets its own gradient and autocast modes, which torch keeps by thread.
+    batch (docs/experiments.md). At most two batches a core wait for who reads them, however slowly that
+    is. `forward` sets its own gradient and autocast modes, which torch keeps by thread.
     """
     num_threads = torch.get_num_threads()
     if device.type != "cpu" or num_threads == 1 or len(batches) == 1:
@@ -175,7 +175,9 @@ def map_batches(
             if len(waiting) > _WAITING_PER_WORKER * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
-        yield from ((batch, future.result()) for batch, future in waiting)
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)

@@ -66,17 +66,15 @@ class Trainer:
     ) -> None:
         self.model, self.splits, self.phases, self.settings = model, splits, phases, settings
         self.activations, self.journal, self.commits, self.ranks = activations, journal, commits, ranks
-        self.started = started
-        self.state = state
-        self.stop_asked = False
+        self.state, self.stop_asked = state, False
         self.profile = Profile(is_on=settings.profile)
         self.judge = Judge(
             model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
         )
+        self._tables = EmbeddingGradients(model if ranks.size == 1 else torch.nn.Module())
         self._optimizer: torch.optim.Optimizer | None = None
-        self._tables = EmbeddingGradients(model, is_on=ranks.size == 1)
         self._moments = moments
-        self._clock = time.monotonic()
+        self.started, self._clock = started, time.monotonic()
 
     def run(self) -> None:
         """Carries out every phase that is not done.
@@ -137,10 +135,10 @@ class Trainer:
 
     def _store(self, depth: int, via: tuple[int, ...]) -> None:
         for split in (self.splits["validation"], self.splits["train"]):
-            about = {"event": "embedding", "split": split.name, "total": len(split)}
             with self.profile.part("store"):
                 for done in self.activations.fill(split, depth, via=via):
-                    self.journal.show({**about, "done": done})
+                    about = {"split": split.name, "total": len(split), "done": done}
+                    self.journal.show({"event": "embedding", **about})
                     self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
@@ -246,13 +244,10 @@ class Trainer:
         self.state.recent.add(losses, norm, np.concatenate(batches))
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
-        at = self.state.position
-        self.state.position = replace(
-            at, round_step=at.round_step + 1, phase_step=at.phase_step + 1, step=at.step + 1
-        )
-        done = {"phase": phase.name, "done": at.phase_step + 1, "total": total_steps}
+        at = self.state.position = self.state.position.after_step()
+        done = {"phase": phase.name, "done": at.phase_step, "total": total_steps}
         self.journal.show({"event": "progress", **done})
-        if self.state.position.phase_step % _LOG_STEPS == 0:
+        if at.phase_step % _LOG_STEPS == 0:
             self._log_losses(phase)
         # Read once: a signal may come between two reads.
         stop = self.ranks.is_any(self.stop_asked, device=self.activations.device)
@@ -266,9 +261,12 @@ class Trainer:
         if self.stop_asked:
             raise Interrupted
 
+    def _check_finite(self) -> None:
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
+
     def _log_losses(self, phase: Phase) -> None:
         """Writes the mean losses since the last line."""
-        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
+        self._check_finite()
         means, self.state.recent = self.state.recent.means(), Recent()
         if means:
             assert self._optimizer is not None, "no optimizer"
@@ -291,7 +289,7 @@ class Trainer:
         return self.state.phase_seconds + time.monotonic() - self._clock
 
     def _save(self) -> None:
-        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
+        self._check_finite()
         if not self.ranks.is_first:
             return self.commits.postpone()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())

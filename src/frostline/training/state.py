@@ -6,7 +6,7 @@ Knows no files; `checkpoint.py` commits what this module describes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -33,6 +33,12 @@ class Position:
     round_step: int = 0
     phase_step: int = 0
     step: int = 0
+
+    def after_step(self) -> Position:
+        """The place one step further on."""
+        return replace(
+            self, round_step=self.round_step + 1, phase_step=self.phase_step + 1, step=self.step + 1
+        )
 
 
 @dataclass
