@@ -89,7 +89,7 @@ def watched(
 
     watcher = None if as_json or not is_first() else Watcher(build_console())
     try:
-        with answering(_break_off, also_ignored=False) if _is_alone() else nullcontext():
+        with answering(_break_off) if _is_alone() else nullcontext():
             return call(watcher)
     except Interrupted as stop:
         print(stopped, file=sys.stderr)
