@@ -152,13 +152,17 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with train, validation and test files of topic and mood."""
-    folder = tmp_path_factory.mktemp("toy")
+def write_toy(folder: Path) -> Path:
+    """The folder, with three splits of toy rows."""
     for seed, (name, number) in enumerate({"train": 240, "validation": 60, "test": 60}.items()):
         write_jsonl(folder / f"{name}.jsonl", toy_rows(number, seed=seed))
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train, validation and test files of topic and mood."""
+    return write_toy(tmp_path_factory.mktemp("toy"))
 
 
 def events(folder: Path) -> list[dict]:

@@ -181,6 +181,7 @@ def test_rows_without_text_are_counted_and_named(cli, trained, tmp_path):
         ("plan.phases.0.head_lr=-1", "plan.phases[0].head_lr: input should be greater than 0, -1 arrived."),
         ("plan.phases.0.speed=1", "plan.phases[0].speed: unknown key."),
         ("plan.recipe=gradul", "plan.recipe: 'gradul' is no recipe"),
+        ("plan.frozen_heads=mood", 'plan.frozen_heads: a list is needed, such as ["mood"].'),
         ("plan.recipe=one-head", "plan.frozen_heads: recipe 'one-head' needs the head to freeze"),
         ("model.backbone=finance", "model.backbone: no weights for 'finance' (ProsusAI/finbert) here"),
         ("model.backbone=generl", "Did you mean 'general'?"),
@@ -409,7 +410,11 @@ def test_a_full_disk_ends_with_one_line_and_keeps_the_checkpoints(cli, file, tmp
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("plan.recipe=3", "plan.recipe"), ('data.validation="nowhere.jsonl"', "nowhere.jsonl: no such file")],
+    [
+        ("plan.recipe=3", "plan.recipe"),
+        ("plan.recipe=larg", "'larg' is no recipe"),
+        ('data.validation="nowhere.jsonl"', "nowhere.jsonl: no such file"),
+    ],
 )
 @pytest.mark.parametrize("command", ["train", "plan", "compare", "advise"])
 def test_a_mistake_in_the_file_is_told_before_anything_heavy_is_loaded(file, tmp_path, command, change, said):

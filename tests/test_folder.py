@@ -12,7 +12,7 @@ def test_files_that_are_no_runs_are_kept_whatever_is_asked(content, tmp_path):
     (tmp_path / ".env.local").write_text("mine too")
     for overwrite in (False, True):
         with pytest.raises(
-            RunError, match=r"holds files that are no run's \(model\). Give a new or an empty"
+            RunError, match=r"holds files that do not belong to a run \(model\). Give a new or an empty"
         ):
             fl.train(content, output=tmp_path, overwrite=overwrite)
     assert (tmp_path / "model" / "weights.txt").read_text() == "mine"
@@ -22,7 +22,7 @@ def test_files_that_are_no_runs_are_kept_whatever_is_asked(content, tmp_path):
 def test_notes_beside_a_run_keep_it_from_being_replaced(content, tmp_path):
     run = fl.train(content, output=tmp_path / "run")
     (run.folder / "notes.md").write_text("do not lose this")
-    with pytest.raises(RunError, match=r"no run's \(notes.md\)"):
+    with pytest.raises(RunError, match=r"belong to a run \(notes.md\)"):
         fl.train(content, output=run.folder, overwrite=True)
 
 

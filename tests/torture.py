@@ -20,7 +20,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 import tomli_w
 import torch
 
-from conftest import CONFIGS, events, save_encoder, toy_rows, weights, write_jsonl
+from conftest import CONFIGS, build_content, events, save_encoder, weights, write_toy
 from frostline.cli import main
 from frostline.training import tables
 from frostline.training.checkpoint import load_newest
@@ -50,21 +50,15 @@ def start(*arguments) -> int:
 def build_file(folder: Path) -> Path:
     """A run's file: heads solved, heads descending with one frozen, a phase that thaws twice with a frozen head
     distilled, and one that gives it stages of its own."""
-    for seed, (name, number) in enumerate({"train": 240, "validation": 60, "test": 60}.items()):
-        write_jsonl(folder / f"{name}.jsonl", toy_rows(number, seed=seed))
     thaw = {
         "name": "thaw", "top_layers": 1, "backbone_lr": 1e-2, "head_lr": 1e-2, "epochs": 6,
         "evaluations_per_epoch": 2, "until": {"patience": 1, "min_delta": 0.5}, "thaw": {"to": 3},
         "frozen_heads": ["mood"], "protect": "distill",
     }  # fmt: skip
     fork = {"name": "fork", "top_layers": 1, "frozen_heads": ["mood"], "protect": "fork", "epochs": 2}
-    content = {
-        "model": {"backbone": str(save_encoder(folder / "encoder", CONFIGS["bert"])), "max_length": 32},
-        "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")},
-        "tasks": {"topic": {}, "mood": {}},
-        "plan": {"phases": [{"solver": "probe"}, {"epochs": 3, "frozen_heads": ["mood"]}, thaw, fork]},
-        "train": {"precision": "fp32", "batch_size": 32, "save_seconds": 0.05},
-    }
+    content = build_content(save_encoder(folder / "encoder", CONFIGS["bert"]), write_toy(folder))
+    content["plan"] = {"phases": [{"solver": "probe"}, {"epochs": 3, "frozen_heads": ["mood"]}, thaw, fork]}
+    content["train"] |= {"save_seconds": 0.05, "activations": "auto"}
     file = folder / "run.toml"
     file.write_text(tomli_w.dumps(content))
     return file

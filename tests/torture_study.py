@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 
 import tomli_w
 
-from conftest import CONFIGS, save_encoder, toy_rows, write_jsonl
+from conftest import CONFIGS, build_content, save_encoder, write_toy
 from torture import differences
 
 # What is measured by a clock or by the system, or names the folder: no two studies have it alike.
@@ -32,19 +33,13 @@ MEASURED = {
 
 def build_file(folder: Path) -> Path:
     """A study's file; its own plan thaws, with one head frozen."""
-    for seed, (name, number) in enumerate({"train": 240, "validation": 60, "test": 60}.items()):
-        write_jsonl(folder / f"{name}.jsonl", toy_rows(number, seed=seed))
     thaw = {
         "top_layers": 1, "backbone_lr": 1e-2, "head_lr": 1e-2, "epochs": 6, "frozen_heads": ["mood"],
         "until": {"patience": 1, "min_delta": 0.5}, "thaw": {"to": 3}, "evaluations_per_epoch": 2,
     }  # fmt: skip
-    content = {
-        "model": {"backbone": str(save_encoder(folder / "encoder", CONFIGS["bert"])), "max_length": 32},
-        "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")},
-        "tasks": {"topic": {}, "mood": {}},
-        "plan": {"phases": [{"solver": "probe"}, thaw]},
-        "train": {"precision": "fp32", "batch_size": 32, "save_seconds": 0.05, "activations": "always"},
-    }
+    content = build_content(save_encoder(folder / "encoder", CONFIGS["bert"]), write_toy(folder))
+    content["plan"] = {"phases": [{"solver": "probe"}, thaw]}
+    content["train"] |= {"save_seconds": 0.05, "activations": "always"}
     file = folder / "study.toml"
     file.write_text(tomli_w.dumps(content))
     return file
@@ -68,16 +63,6 @@ def unmeasured(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: unmeasured(value) for key, value in content.items() if key not in MEASURED}
     return [unmeasured(one) for one in content] if isinstance(content, list) else content
-
-
-def unlike(first: Any, second: Any, place: str = "") -> list[str]:
-    """Where two contents of JSON differ."""
-    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
-        return [one for key in first for one in unlike(first[key], second[key], f"{place}.{key}")]
-    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
-        pairs = enumerate(zip(first, second, strict=True))
-        return [one for i, pair in pairs for one in unlike(*pair, f"{place}[{i}]")]
-    return [] if first == second else [f"{place}: {first} and {second}"]
 
 
 def torture(kills: int, seed: int) -> int:
@@ -121,7 +106,8 @@ def _compare(first: Path, second: Path) -> None:
     said = [unmeasured(json.loads((out / "compare.json").read_text())) for out in (first, second)]
     for content in said:  # cheapest first by an estimate that a clock made
         content["scenarios"].sort(key=lambda scenario: scenario["name"])
-    assert not (found := unlike(*said)), f"compare.json differs: {', '.join(found)}"
+    lines = [json.dumps(content, indent=1).splitlines() for content in said]
+    assert not (found := list(unified_diff(*lines, lineterm="", n=2))), "\n".join(found)
 
 
 if __name__ == "__main__":

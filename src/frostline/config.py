@@ -20,6 +20,7 @@ from frostline.data.labels import TaskSettings, check_task_names
 from frostline.errors import ConfigError, did_you_mean
 from frostline.model.domains import ModelSettings
 from frostline.plan.phase import PlanSettings
+from frostline.plan.recipes import recipe_of
 from frostline.settings import Settings
 from frostline.training.settings import TrainSettings
 
@@ -94,6 +95,8 @@ class Config(Settings):
         except ValidationError as error:
             raise ConfigError("\n".join(explanations(error))) from error
         check_task_names(config.tasks)
+        if config.plan.recipe:
+            recipe_of(config.plan.recipe)
         return config
 
     def with_(self, changes: Mapping[str, Any]) -> Self:
@@ -237,6 +240,8 @@ def _explain(detail: Any, location: list[Any]) -> str:
         return f"{key}: unknown key.{hint} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
         return f"{key}: is missing."
+    if detail["type"] == "tuple_type":
+        return f"{key}: a list is needed, such as [{json.dumps(str(detail['input']), ensure_ascii=False)}]."
     arrived = (
         ""
         if detail["type"] == "value_error" or isinstance(detail["input"], dict)

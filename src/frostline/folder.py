@@ -54,13 +54,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Raises RunError when the folder holds a run that may not be replaced, or files that are no run's."""
+    """Raises RunError when the folder holds a run that may not be replaced, or files of something else."""
     found = {item.name for item in folder.iterdir() if not item.name.startswith(".")}
     strangers = found - {*_RESULTS, _DATA} if "config.toml" in found else found - {_DATA}
     if strangers:
         raise RunError(
-            f"{folder}: holds files that are no run's ({listing(sorted(strangers))}). Give a new or an empty "
-            "--output."
+            f"{folder}: holds files that do not belong to a run ({listing(sorted(strangers))}). Give a new "
+            "or an empty --output."
         )
     if found and not overwrite:
         raise RunError(

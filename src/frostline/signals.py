@@ -16,8 +16,7 @@ def answering(handler: Callable[[int, object], None]) -> Iterator[None]:
     """
     before: dict[int, Any] = {}
     with suppress(ValueError):
-        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-            before[number] = signal.signal(number, handler)
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -90,18 +90,17 @@ def _through(
     from frostline.inference.parts import KEPT, has_parts
     from frostline.terminal import show_file_report
 
-    loaded = _model(model, precision)
-
     def pass_through(watcher: Any) -> Any:
+        loaded = _model(model, precision)
         watch = watcher and (lambda done: watcher.progress("rows", done, None))
-        return call(loaded, data, output, text=text, watch=watch)
+        return loaded.precision, call(loaded, data, output, text=text, watch=watch)
 
-    kept = f"stopped. {KEPT}", "stopped. Nothing was written."
-    report = watched(
+    nothing = "stopped. Nothing was written."
+    used, report = watched(
         pass_through,
         as_json=as_json,
-        stopped=kept[1],
-        broken_off=lambda: kept[0] if has_parts(output) else kept[1],
+        stopped=nothing,
+        broken_off=lambda: f"stopped. {KEPT}" if has_parts(output) else nothing,
     )
     if as_json:
         return print_json(
@@ -109,7 +108,7 @@ def _through(
                 "output": str(output),
                 "rows": report.num_rows,
                 "rows_without_text": report.num_empty,
-                "precision": loaded.precision.format,
+                "precision": used.format,
             }
         )
-    return show_file_report(report, output=output, precision=loaded.precision)
+    return show_file_report(report, output=output, precision=used)

@@ -73,7 +73,7 @@ def _with_frozen(phase: Phase, frozen: Collection[str]) -> Phase:
 def _recipe_phases(
     settings: PlanSettings, tasks: Collection[str], frozen: Collection[str]
 ) -> tuple[Phase, ...]:
-    recipe = _recipe(settings.recipe or DEFAULT)
+    recipe = recipe_of(settings.recipe or DEFAULT)
     if recipe.needs_frozen_head and not settings.frozen_heads and not frozen:
         raise ConfigError(
             f"plan.frozen_heads: recipe '{recipe.name}' needs the head to freeze, such as "
@@ -98,7 +98,12 @@ def _recipe_phases(
         raise ConfigError(f"plan: {reason} (in the last phase of recipe '{recipe.name}').") from error
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if name not in recipes():
         raise ConfigError(
             f"plan.recipe: '{name}' is no recipe ({', '.join(recipes())})." + did_you_mean(name, recipes())

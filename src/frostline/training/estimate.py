@@ -18,6 +18,7 @@ from frostline.training.activations import Activations
 from frostline.training.embed import embed
 from frostline.training.settings import TrainSettings
 from frostline.training.steps import epoch_steps
+from frostline.training.tables import EmbeddingGradients
 
 _STEPS = 5
 _SAMPLE = 512
@@ -102,13 +103,15 @@ def _now(device: torch.device) -> float:
 
 def _timed_steps(model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN]) -> float:
     """Seconds a text of forward and backward, from a few batches of which the first only warms up."""
-    start, texts = _now(activations.device), 0
+    tables, start, texts = EmbeddingGradients(model), _now(activations.device), 0
     for number, rows in enumerate(batches):
         if number == 1:
             start, texts = _now(activations.device), 0
-        with activations.precision.autocast(activations.device):
-            given = activations.batch(split, rows, depth=model.frozen_depth)
-            embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
-        embedding_BD.sum().backward()  # type: ignore[no-untyped-call]
+        model.zero_grad()
+        with tables.by_row():
+            with activations.precision.autocast(activations.device):
+                given = activations.batch(split, rows, depth=model.frozen_depth)
+                embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+            embedding_BD.sum().backward()  # type: ignore[no-untyped-call]
         texts += len(rows)
     return (_now(activations.device) - start) / texts

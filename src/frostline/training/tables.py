@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-# A quarter of a million numbers are cleared in a tenth of a millisecond; a vocabulary has ten million.
+# A vocabulary has ten million; tables of places and types have too few to be worth it.
 _FEWEST_NUMBERS = 2**20
 
 
