@@ -154,6 +154,35 @@ def test_long_texts_without_dropout_keep_no_scores(monkeypatch):
     assert attend(_attention(), *inputs, None, dropout=0.1)[0].shape == (2, 7, 3, 4)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("length", [7, 40], ids=["narrow", "wide"])
+def test_attention_in_bf16_is_torchs_to_rounding_however_many_texts_at_once(length, masked, monkeypatch):
+    inputs, mask = _drawn(5, 3, length, 16, masked=masked)
+    inputs = [one.detach() for one in inputs]
+    right = scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3).transpose(1, 2)
+    with torch.no_grad():
+        whole, _ = attend(_attention(), *(one.bfloat16() for one in inputs), mask, scaling=0.3)
+        torch.testing.assert_close(whole.float(), right, atol=0.03, rtol=0.03)
+        monkeypatch.setattr(cpu, "_SCORES_AT_ONCE", 2 * 3 * length**2)
+        parts, _ = attend(_attention(), *(one.bfloat16() for one in inputs), mask, scaling=0.3)
+    assert torch.equal(whole, parts)
+
+
+def test_a_mask_for_all_texts_is_spread(monkeypatch):
+    monkeypatch.setattr(cpu, "_SCORES_AT_ONCE", 1)
+    inputs, mask = _drawn(3, 3, 7, 16, masked=True)
+    inputs = [one.detach().bfloat16() for one in inputs]
+    one, _ = attend(_attention(), *inputs, mask[:1])
+    assert torch.equal(one, attend(_attention(), *inputs, mask[:1].expand(3, -1, -1, -1))[0])
+
+
+def test_attention_in_float32_without_gradient_is_torchs_to_the_bit():
+    inputs, mask = _drawn(2, 3, 7, 4, masked=True)
+    with torch.no_grad():
+        ours, _ = attend(_attention(), *inputs, mask)
+        assert torch.equal(ours, scaled_dot_product_attention(*inputs, attn_mask=mask).transpose(1, 2))
+
+
 # MPNet and DeBERTa attend by themselves, with modules for dropout.
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in {"mpnet", "deberta-v2"}])
 def test_attention_of_every_architecture_is_fast_in_training_and_unchanged_without(name, monkeypatch):

@@ -1,9 +1,9 @@
 """Modules that torch runs slowly on a CPU in training, and what takes their place: dropout and attention.
 
 torch 2.13 draws masks one number at a time on one core; its attention computes in float32 where there is
-dropout, and has a slow backward pass where there is none (docs/experiments.md). Here torch's generator gives
-a seed for each mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random bits: the same seed, the same
-masks. Knows no stages and no plans.
+dropout, has a slow backward pass where there is none, and is slow in bf16 altogether (docs/experiments.md).
+Here torch's generator gives a seed for each mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random
+bits: the same seed, the same masks. Knows no stages and no plans.
 
 Shapes: B texts, H attention heads, L tokens, K width of an attention head.
 """
@@ -24,6 +24,12 @@ _ATTENTION = "frostline"
 _LEVELS = 2**16
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
 _LONGEST_KEPT = 512
+# Scores computed at once without a gradient: 2 MB in float32, which a core's cache holds.
+_SCORES_AT_ONCE = 2**19
+# torch's softmax takes no vector instructions for rows as short as a vector.
+_NARROW = 16
+# Longer rows than this are slower in float32 than in bf16 with a gradient, for the memory that they take.
+_WIDE = 64
 
 
 class FastDropout(nn.Dropout):
@@ -46,10 +52,10 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as `sdpa` gives it, to the bit; with a gradient on a CPU by the plain formula, to rounding.
+    """Attention as `sdpa` gives it; on a CPU by the plain formula with a gradient or in bf16, to rounding.
 
-    The plain formula keeps the scores (B, H, L, L) in memory. A query that may read no key gets the mean of
-    all values from it, and 0 from `sdpa`; no text is without a token.
+    With a gradient the scores (B, H, L, L) are kept in memory. A query that may read no key gets the mean of
+    all values from the plain formula, and 0 from `sdpa`; no text is without a token.
 
     Args:
         module: that attends.
@@ -63,24 +69,27 @@ def attend(
         (B, L, H, K), and no weights.
     """
     is_kept = query.requires_grad and torch.is_grad_enabled()
-    if not (is_kept and _is_plain(module, query, key, value, dropout=dropout, more=more)):
+    is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and _threshold(dropout) == 0
+    if not ((is_kept or is_bf16) and _is_plain(module, query, key, value, dropout=dropout, more=more)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    score_BHLL = torch.matmul(query * scaling, key.transpose(2, 3))
-    if attention_mask is not None:
-        score_BHLL = score_BHLL + _to_add(attention_mask, score_BHLL.dtype)
-    weight_BHLL = torch.softmax(score_BHLL, dim=-1)
+    if not is_kept:
+        return _in_parts(query, key, value, mask=attention_mask, scaling=scaling), None
+    # Softmax in bf16 takes single numbers for what is left of a row after each 32.
+    numbers = torch.float32 if _NARROW < query.shape[2] <= _WIDE else query.dtype
+    score_BHLL = _scores(query, key, attention_mask, scaling=scaling, numbers=numbers)
+    weight_BHLL = torch.softmax(score_BHLL, dim=-1).to(value.dtype)
     if _threshold(dropout) > 0:
         weight_BHLL = _dropped(weight_BHLL, dropout)
-    return torch.matmul(weight_BHLL, value).transpose(1, 2).contiguous(), None
+    return torch.matmul(weight_BHLL, value.contiguous()).transpose(1, 2).contiguous(), None
 
 
 def replace_slow_parts(module: nn.Module) -> None:
     """Replaces every `torch.nn.Dropout` in a module, and the attention of a model where that is `sdpa`.
 
-    Parameters, names and modes stay, and what is computed without a gradient stays to the bit.
+    Parameters, names and modes stay; what is computed in float32 without a gradient stays to the bit.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -120,6 +129,53 @@ def _is_plain(
         and _threshold(dropout) < _LEVELS
         and (_threshold(dropout) > 0 or query.shape[2] <= _LONGEST_KEPT)
     )
+
+
+def _in_parts(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    mask: torch.Tensor | None,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention (B, L, H, K) without gradient, a few texts at a time, with the softmax in float32."""
+    num_texts, num_heads, length, width = query.shape
+    out_BLHK = query.new_empty(num_texts, length, num_heads, width)
+    mask = None if mask is None else mask.expand(num_texts, -1, -1, -1)
+    at_once = max(1, _SCORES_AT_ONCE // (num_heads * length**2))
+    for first in range(0, num_texts, at_once):
+        part = slice(first, first + at_once)
+        masked = None if mask is None else mask[part]
+        score_BHLL = _scores(query[part], key[part], masked, scaling=scaling, numbers=torch.float32)
+        weight_BHLL = _softmax(score_BHLL).to(value.dtype)
+        out_BLHK[part] = torch.matmul(weight_BHLL, value[part].contiguous()).transpose(1, 2)
+    return out_BLHK
+
+
+def _scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    numbers: torch.dtype,
+) -> torch.Tensor:
+    """Scaled and masked products (B, H, L, L) of queries and keys, in a number format."""
+    # Contiguous first: matmul would copy a transposed key number by number.
+    score_BHLL = torch.matmul(query.contiguous(), key.contiguous().transpose(2, 3))
+    if mask is None:
+        return score_BHLL.to(numbers) * scaling
+    return torch.add(_to_add(mask, numbers), score_BHLL, alpha=scaling)
+
+
+def _softmax(score: torch.Tensor) -> torch.Tensor:
+    """Softmax over the last dimension; may overwrite what it is given."""
+    if score.shape[-1] > _NARROW:
+        return torch.softmax(score, dim=-1)
+    score -= score.amax(dim=-1, keepdim=True)
+    score.exp_()
+    return score.div_(score.sum(dim=-1, keepdim=True))
 
 
 def _threshold(probability: float) -> int:
