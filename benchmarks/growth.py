@@ -76,17 +76,17 @@ def measure(recipe: str, rows: int, folder: Path) -> Cost:
     start = time.perf_counter()
     env = os.environ | {"HF_HUB_OFFLINE": "1", "FROSTLINE_CACHE": str(folder / "cache")}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
-    watch = threading.Thread(target=_watch, args=(process, peaks))
-    watch.start()
+    watching = threading.Thread(target=watch, args=(process, peaks))
+    watching.start()
     status = process.wait()
     seconds = time.perf_counter() - start
-    watch.join()
+    watching.join()
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
     return Cost(recipe, rows, seconds, peaks["RssAnon"] / 2**10, peaks["RssFile"] / 2**10)
 
 
-def _watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:
+def watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:
     """Keeps the largest of each kind of memory, in KiB, until the process ends."""
     while process.poll() is None:
         try:

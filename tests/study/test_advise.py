@@ -9,11 +9,11 @@ import pytest
 import frostline as fl
 from frostline.data.labels import Task
 from frostline.errors import ConfigError
-from frostline.plan.phase import Phase
 from frostline.plan.recipes import recipes
-from frostline.study.advise import PlanAdvice, _extrapolated, _predict, _sorted, advice_file
+from frostline.study import advise as advise_module
+from frostline.study.advise import advice_file
 from frostline.study.layers import separability
-from frostline.study.race import drawn, race_rows, race_steps
+from frostline.study.race import drawn, race_phase, race_rows
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,28 @@ def test_what_lies_further_apart_is_more_separable():
 
 def test_a_race_takes_a_tenth_of_much_data_and_enough_of_little():
     assert [race_rows(n) for n in (100, 5_000, 15_000, 10**6)] == [100, 1000, 1500, 2000]
-    assert race_steps(100, batch_size=64) >= 48 and race_steps(10**6, batch_size=64) == 96
+    assert 2 * race_phase(100, batch_size=64).epochs >= 48
+    assert race_phase(10**6, batch_size=64).epochs == 3
+
+
+def test_a_race_that_would_cost_too_much_is_not_run(tiny, toy, monkeypatch):
+    from conftest import build_content
+
+    monkeypatch.setattr(advise_module, "_RACE_SHARE", 0.0)
+    monkeypatch.setattr(advise_module, "race", lambda *args, **more: pytest.fail("raced"))
+    advice = fl.advise(build_content(tiny, toy))
+    assert advice.race is None
+    reasons = {plan.recipe: plan.reason for plan in advice.plans}
+    assert reasons["full"].startswith("a guess")
+
+
+def test_a_race_is_told_with_its_scores(tiny, toy, monkeypatch):
+    from conftest import build_content
+
+    monkeypatch.setattr(advise_module, "_RACE_SHARE", 100.0)
+    race = fl.advise(build_content(tiny, toy)).race
+    assert race is not None and race.steps >= 48 and race.num_held == 60
+    assert 0 <= race.before <= 1 and 0 <= race.after <= 1
 
 
 def test_rows_are_drawn_the_same_for_a_seed(content):
@@ -87,33 +108,3 @@ def test_rows_are_drawn_the_same_for_a_seed(content):
     one, two = (drawn(prepared, train=50, validation=20) for _ in range(2))
     assert (one["train"].tokens.ids_T == two["train"].tokens.ids_T).all()
     assert len(one["train"]) == 50 and len(one["validation"]) == 20
-
-
-def test_a_probe_that_still_grows_is_carried_on():
-    assert _extrapolated({100: 0.6, 300: 0.65, 1000: 0.7}, 1000) == 0.7
-    assert _extrapolated({100: 0.6, 300: 0.65, 1000: 0.7}, 10_000) == pytest.approx(0.75)
-    assert _extrapolated({100: 0.7, 1000: 0.6}, 10_000) == 0.6
-
-
-def test_a_gain_grows_with_the_steps_and_a_loss_does_not():
-    phases = (Phase(solver="probe"), Phase(top_layers="all"))
-    more, _ = _predict(phases, probe=0.7, ran=(0.7, 0.74), steps=500, raced=50)
-    few, _ = _predict(phases, probe=0.7, ran=(0.7, 0.74), steps=50, raced=50)
-    lost, _ = _predict(phases, probe=0.7, ran=(0.7, 0.66), steps=500, raced=50)
-    assert few == pytest.approx(0.74) and more == pytest.approx(0.76) and lost == pytest.approx(0.66)
-
-
-def test_the_cheaper_of_two_level_plans_comes_first():
-    dear, cheap, bad = (
-        PlanAdvice(n, s, t, "")
-        for n, s, t in (
-            (
-                "d",
-                0.802,
-                9,
-            ),
-            ("c", 0.8, 1),
-            ("b", 0.7, 0.1),
-        )
-    )
-    assert [plan.recipe for plan in _sorted([bad, dear, cheap])] == ["c", "d", "b"]

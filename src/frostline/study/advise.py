@@ -1,15 +1,14 @@
-"""Which plan a data set wants, said before any training: probes of every layer, and a short race of depths.
+"""Which plan a data set wants, said before any training: probes of every layer, and a short race.
 
-One pass over a sample, linear probes, and two short trainings on a tenth of the rows: a small part of what
-the plans themselves would cost. What it predicts is a guess with a reason; `compare` measures.
+One pass over a sample, linear probes, and a short training on a tenth of the rows: a tenth of what the plans
+themselves would cost. What it predicts is a guess with a reason; `compare` measures.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,42 +22,23 @@ from frostline.data.labels import is_labelled
 from frostline.dry_run import build_estimator
 from frostline.errors import ConfigError, DataError
 from frostline.plan.groups import stage_name
-from frostline.plan.phase import Phase, PlanSettings, TopLayers
+from frostline.plan.phase import PlanSettings
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
 from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
-from frostline.study.race import drawn, race, race_rows, race_steps, subset
+from frostline.study.promise import Course, Findings, PlanAdvice, Race, extrapolated, promise, ranked
+from frostline.study.race import drawn, race, race_phase, race_rows, subset
 from frostline.training.embed import StageMeans, stage_means
+from frostline.training.estimate import Estimator
 from frostline.training.journal import Event
 
-_SAMPLE_ROWS, _HELD_ROWS = 3000, 500
+_SAMPLE_ROWS, _HELD_ROWS = 3000, 1000
 _LAYER_ROWS = 1000
-_RACE_HELD_ROWS = 400
-# Growth of what a depth gains over the heads, for ten times the steps of the race (docs/advise.md).
-_GROWTH = 0.5
-# Of two plans, the cheaper one is put first where it promises less by no more than this.
-_LEVEL = 0.003
+_RACE_HELD_ROWS = 500
+# A race is run where it takes at most this share of what all plans would take.
+_RACE_SHARE = 0.08
 _RECIPES = ("features", "heads", "top-layers", "gradual", "full")
-# What a start from heads at zero costs, in score, against solved ones.
-_UNSOLVED = 0.004
-
-
-@dataclass(frozen=True)
-class PlanAdvice:
-    """A plan in the ranking.
-
-    Attributes:
-        recipe: its name.
-        score: predicted mean of the tasks' main scores on validation.
-        seconds: predicted for training.
-        reason: in words.
-    """
-
-    recipe: str
-    score: float
-    seconds: float
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,7 @@ class Advice:
         layers: probe score of every stage, by task; "embedding" is what heads read.
         separability: by task, share of variance between classes at every stage; of classification alone.
         growth: mean probe score on a tenth, three tenths and all of the sample, by rows.
-        race: by depth, mean score of solved heads and after the race.
+        race: None where it would have taken too large a part of what the plans take.
         domain: signs of a domain that the backbone does not know, a sentence each.
         seconds: that the advice took.
     """
@@ -79,7 +59,7 @@ class Advice:
     layers: dict[str, dict[str, float]]
     separability: dict[str, dict[str, float]]
     growth: dict[int, float]
-    race: dict[str, tuple[float, float]]
+    race: Race | None
     domain: tuple[str, ...]
     seconds: float
 
@@ -116,14 +96,17 @@ def advise(
     }
     layers, apart = _look_at_layers(prepared, sample, means)
     growth = _growth(prepared, sample, {name: one.embedding_ND for name, one in means.items()})
-    plans = _fitting(prepared)
-    ran = _race(prepared, [_deepest(phases) for phases in plans.values()], show=show)
     show({"event": "part", "name": "what the plans would cost"})
-    ranked = _rank(prepared, plans, growth=growth, ran=ran)
+    estimator = build_estimator(prepared)
+    courses = _courses(prepared, estimator)
+    ran = _race(prepared, estimator, sum(course.seconds for course in courses), show=show)
+    probe = extrapolated(growth, len(prepared.splits["train"]))
+    found = Findings(probe, ran, _rarest(prepared))
+    plans = ranked([promise(course, found) for course in courses])
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
-    return Advice(ranked, layers, apart, growth, ran, domain, time.monotonic() - started)
+    return Advice(plans, layers, apart, growth, ran, domain, time.monotonic() - started)
 
 
 def advice_file(asked: Config, advice: Advice) -> str:
@@ -187,99 +170,52 @@ def _growth(
     return {rows: float(np.mean([scores[name] for name in sorted(shared)])) for rows, scores in found.items()}
 
 
-def _fitting(prepared: Prepared) -> dict[str, tuple[Phase, ...]]:
-    """The recipes that fit the backbone, with their phases."""
-    found = {}
+def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
+    """What the recipes that fit the backbone would do."""
+    a_step = prepared.config.train.batch_size
+    found = []
     for recipe in _RECIPES:
         with suppress(ConfigError):  # fewer layers than it wants
-            found[recipe] = phases_of(prepared, PlanSettings(recipe=recipe))
+            phases = phases_of(prepared, PlanSettings(recipe=recipe))
+            last = phases[-1]
+            epochs = sum(phase.epochs for phase in phases if phase.top_layers != 0)
+            found.append(
+                Course(
+                    recipe,
+                    sum(estimator.seconds(phase) for phase in phases),
+                    deepest=last.thaw.to if last.thaw else last.top_layers,
+                    steps=epochs * math.ceil(len(prepared.splits["train"]) / a_step),
+                    epochs=max(phase.epochs for phase in phases),
+                    is_solved=phases[0].solver == "probe",
+                    is_stepwise=any(phase.thaw for phase in phases),
+                )
+            )
     return found
 
 
-def _deepest(phases: Sequence[Phase]) -> TopLayers:
-    """How many top layers learn in the end."""
-    last = phases[-1]
-    return last.thaw.to if last.thaw else last.top_layers
-
-
 def _race(
-    prepared: Prepared, depths: Sequence[TopLayers], *, show: Callable[[Event], None]
-) -> dict[str, tuple[float, float]]:
-    """Scores before and after the race of each depth."""
-    rows = race_rows(len(prepared.splits["train"]))
-    splits = drawn(prepared, train=rows, validation=_RACE_HELD_ROWS)
-    store = prepared.config.train.activations
-    place = store.place() if store.store != "never" else None
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="frostline-race-", dir=place) as name:
-        return {
-            str(depth): race(prepared, depth, splits, folder=Path(name), show=show)
-            for depth in dict.fromkeys(depths)
-            if depth == "all" or 0 < int(depth) < prepared.model.backbone.num_layers
-        }
-
-
-def _rank(
-    prepared: Prepared,
-    plans: Mapping[str, tuple[Phase, ...]],
-    *,
-    growth: Mapping[int, float],
-    ran: Mapping[str, tuple[float, float]],
-) -> tuple[PlanAdvice, ...]:
+    prepared: Prepared, estimator: Estimator, plans_seconds: float, *, show: Callable[[Event], None]
+) -> Race | None:
+    """The race, unless it takes too much of the seconds that the plans would take."""
     num_rows = len(prepared.splits["train"])
-    probe = _extrapolated(growth, num_rows)
-    raced = race_steps(num_rows, batch_size=prepared.config.train.batch_size)
-    estimator = build_estimator(prepared)
-    found = []
-    for recipe, phases in plans.items():
-        depth = _deepest(phases)
-        if depth != 0 and str(depth) not in ran:
-            continue
-        seconds = sum(estimator.seconds(phase) for phase in phases)
-        steps = sum(phase.epochs for phase in phases if phase.top_layers != 0) * math.ceil(
-            num_rows / prepared.config.train.batch_size
-        )
-        score, reason = _predict(phases, probe=probe, ran=ran.get(str(depth)), steps=steps, raced=raced)
-        found.append(PlanAdvice(recipe, score, seconds, reason))
-    return tuple(_sorted(found))
+    phase = race_phase(num_rows, batch_size=prepared.config.train.batch_size)
+    splits = drawn(prepared, train=race_rows(num_rows), validation=_RACE_HELD_ROWS)
+    texts, held = len(splits["train"]), len(splits["validation"])
+    if estimator.seconds_of(phase, num_texts=texts, num_held=held) > _RACE_SHARE * plans_seconds:
+        return None
+    before, after = race(prepared, phase, splits, show=show)
+    steps = phase.epochs * math.ceil(texts / prepared.config.train.batch_size)
+    return Race(before, after, steps=steps, num_held=held)
 
 
-def _extrapolated(growth: Mapping[int, float], num_rows: int) -> float:
-    """Probe score on all rows: that of the sample, and half of its growth since a tenth for each tenfold."""
-    rows, scores = list(growth), list(growth.values())
-    if len(rows) < 2 or num_rows <= rows[-1]:
-        return scores[-1]
-    slope = max(0.0, (scores[-1] - scores[0]) / math.log10(rows[-1] / rows[0]))
-    return scores[-1] + 0.5 * slope * math.log10(num_rows / rows[-1])
-
-
-def _predict(
-    phases: Sequence[Phase], *, probe: float, ran: tuple[float, float] | None, steps: int, raced: int
-) -> tuple[float, str]:
-    """Predicted score of a plan, and why."""
-    lost = 0.0 if phases[0].solver == "probe" else _UNSOLVED
-    if ran is None:
-        words = "trained by descent" if lost else "solved"
-        return probe - lost, f"heads {words} on the embeddings as they are: a probe reaches {probe:.3f}"
-    before, after = ran
-    grown = 1 + _GROWTH * max(0.0, math.log10(max(1, steps) / raced))
-    gain = after - before
-    score = min(1.0, probe + gain * (grown if gain > 0 else 1.0)) - lost
-    layers = "every layer" if _deepest(phases) == "all" else "the top layers"
-    return score, (
-        f"{raced} steps with {layers} awake moved {before:.3f} to {after:.3f} ({gain:+.3f}); this plan "
-        f"takes {steps} steps"
-    )
-
-
-def _sorted(plans: Sequence[PlanAdvice]) -> list[PlanAdvice]:
-    """The best first; a cheaper one before it where it promises about as much."""
-    left, ranked = list(plans), []
-    while left:
-        best = max(plan.score for plan in left)
-        level = [plan for plan in left if plan.score >= best - _LEVEL]
-        first = min(level, key=lambda plan: plan.seconds)
-        ranked.append(first)
-        left.remove(first)
-    return ranked
+def _rarest(prepared: Prepared) -> int | None:
+    """Training rows of the rarest class that has any, of any task; None without classes."""
+    train = prepared.splits["train"]
+    counts: list[int] = []
+    for name, task in prepared.model.tasks.items():
+        known = train.labels[name][is_labelled(train.labels[name])]
+        if task.kind == "classification":
+            counts += np.unique_counts(known).counts.tolist()
+        elif task.kind == "multilabel":
+            counts += [int(number) for number in known.sum(axis=0) if number]
+    return min(counts, default=None)

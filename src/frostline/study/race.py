@@ -1,4 +1,4 @@
-"""A short race of depths: the same few rows and steps, from solved heads on, with more or fewer layers awake.
+"""A short race: a few rows and steps from solved heads on, with every layer awake.
 
 Trains on a copy; the prepared run is left as it is.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from frostline.data.batches import Split
 from frostline.data.table import IntN
-from frostline.plan.phase import Phase, TopLayers
+from frostline.plan.phase import Phase
 from frostline.prepare import Prepared
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
@@ -35,14 +35,11 @@ def race_rows(num_rows: int) -> int:
     return min(num_rows, max(_FEWEST_ROWS, min(_MOST_ROWS, num_rows // 10)))
 
 
-def race_steps(num_rows: int, *, batch_size: int) -> int:
-    """Steps of a race, given the training rows of the run."""
+def race_phase(num_rows: int, *, batch_size: int) -> Phase:
+    """What learns in a race, given the training rows of the run: every layer, for at least 48 steps."""
     steps = math.ceil(race_rows(num_rows) / batch_size)
-    return steps * _epochs(steps)
-
-
-def _epochs(steps: int) -> int:
-    return max(_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
+    epochs = max(_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
+    return Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=epochs)
 
 
 def subset(split: Split, rows: IntN) -> Split:
@@ -52,65 +49,34 @@ def subset(split: Split, rows: IntN) -> Split:
 
 
 def race(
-    prepared: Prepared,
-    top_layers: TopLayers,
-    splits: dict[str, Split],
-    *,
-    folder: Path,
-    show: Callable[[Event], None],
+    prepared: Prepared, phase: Phase, splits: dict[str, Split], *, show: Callable[[Event], None]
 ) -> tuple[float, float]:
-    """Validation scores of solved heads, and after some layers have learned for a short while.
+    """Validation scores of solved heads, and after a phase.
 
     Args:
         prepared: of the run whose plan is sought.
-        top_layers: how many learn.
+        phase: as `race_phase` makes it.
         splits: the rows of the race.
-        folder: for stored activations, shared by the races.
         show: called with every event as it happens.
     """
-    layers = "every layer" if top_layers == "all" else f"the top {top_layers} layers"
-    show({"event": "part", "name": f"a race with {layers} awake"})
-    solved = Phase(name="heads", solver="probe")
-    learning = Phase(
-        name="race",
-        top_layers=top_layers,
-        backbone_lr=2e-4,
-        layer_decay=0.9,
-        epochs=_epochs(math.ceil(len(splits["train"]) / prepared.config.train.batch_size)),
-        activations="auto" if top_layers == "all" else "always" if _stores(prepared) else "never",
-    )
-    reports = _train(prepared, (solved, learning), splits, folder=folder, show=show)
+    show({"event": "part", "name": "a race with every layer awake"})
+    reports = _train(prepared, (Phase(name="heads", solver="probe"), phase), splits, show=show)
     first, second = (float(report["validation"]["score"]) for report in reports)
     return first, second
 
 
-def _stores(prepared: Prepared) -> bool:
-    return prepared.config.train.activations.store != "never"
-
-
 def _train(
-    prepared: Prepared,
-    phases: Sequence[Phase],
-    splits: dict[str, Split],
-    *,
-    folder: Path,
-    show: Callable[[Event], None],
+    prepared: Prepared, phases: Sequence[Phase], splits: dict[str, Split], *, show: Callable[[Event], None]
 ) -> list[dict[str, Any]]:
     model = copy.deepcopy(prepared.model)
     settings = prepared.config.train
-    with tempfile.TemporaryDirectory(dir=folder) as name, Journal(None, show=show) as journal:
+    with tempfile.TemporaryDirectory() as name, Journal(None, show=show) as journal:
         trainer = Trainer(
             model,
             splits,
             phases,
             settings,
-            activations=Activations(
-                model.backbone,
-                precision=prepared.precision,
-                device=prepared.device,
-                folder=folder / "activations" if _stores(prepared) else None,
-                max_bytes=settings.activations.max_bytes,
-            ),
+            activations=Activations(model.backbone, precision=prepared.precision, device=prepared.device),
             journal=journal,
             commits=Commits(Path(name), settings=settings, fingerprint={}),
             state=State(),

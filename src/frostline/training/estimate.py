@@ -74,6 +74,13 @@ class Estimator:
             seconds += self._forward_seconds() * (len(self._train) + len(self._held))
         return seconds
 
+    def seconds_of(self, phase: Phase, *, num_texts: int, num_held: int) -> float:
+        """The same for fewer texts than the run has, with the depth that the phase begins with."""
+        steps = epoch_steps(self._train, self._settings, epoch=0, heads=phase.taught_heads(self._trial.tasks))
+        depth = phase.depths(self._trial.backbone.num_layers)[0]
+        learning = self._step_seconds(phase, depth, steps) * num_texts
+        return phase.epochs * (learning + self._forward_seconds() * num_held * phase.evaluations_per_epoch)
+
     def _forward_seconds(self) -> float:
         """Seconds a text of a pass without gradient, from a random sample."""
         if self._forward is None:

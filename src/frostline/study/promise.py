@@ -1,0 +1,158 @@
+"""What plans promise, from a probe of the embeddings and a short race: the ranking of an advice.
+
+Knows figures alone, no model and no clock. Its constants are measured on a few data sets (docs/advise.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.plan.phase import TopLayers
+
+# Growth of what a race gained over the heads, for ten times its steps.
+_GROWTH = 0.5
+# Of what solved heads leave to be gained, the share that learning layers usually win; and the spread of gains
+# between data sets.
+_USUAL_SHARE, _SPREAD = 0.2, 0.04
+# Rows that two plans answer otherwise; so few rows tell little of a difference.
+_OTHERWISE = 0.15
+# Of the gain of all layers, what a few top layers win.
+_TOP_SHARE = 0.45
+# What a start from heads at zero costs where only heads learn; and where they meet a class too seldom to
+# learn it.
+_UNSOLVED = 0.004
+_RARELY, _UNLEARNED = 100, 0.02
+# What it costs to thaw layer by layer in so few steps: those of shallow depth teach less.
+_FEW_STEPS, _SHALLOW = 500, 0.015
+# Of two plans, the cheaper one is put first where it promises less by no more than this.
+_LEVEL = 0.003
+
+
+@dataclass(frozen=True)
+class Race:
+    """What learning with every layer awake did in a few steps.
+
+    Attributes:
+        before: mean score of solved heads.
+        after: at the end of the race.
+        steps: that it took.
+        num_held: rows that were scored.
+    """
+
+    before: float
+    after: float
+    steps: int
+    num_held: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a data set before any plan is trained.
+
+    Attributes:
+        probe: expected mean score of heads solved on all rows.
+        race: None where it would have cost too much.
+        rarest: rows of the rarest class of any task; None without classes.
+    """
+
+    probe: float
+    race: Race | None
+    rarest: int | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a plan would do.
+
+    Attributes:
+        recipe: its name.
+        seconds: estimated for training.
+        deepest: how many top layers learn in the end.
+        steps: with layers awake.
+        epochs: of its longest phase.
+        is_solved: whether its heads are solved first.
+        is_stepwise: whether layers wake one after the other.
+    """
+
+    recipe: str
+    seconds: float
+    deepest: TopLayers
+    steps: int
+    epochs: int
+    is_solved: bool
+    is_stepwise: bool
+
+
+@dataclass(frozen=True)
+class PlanAdvice:
+    """A plan in the ranking.
+
+    Attributes:
+        recipe: its name.
+        score: predicted mean of the tasks' main scores on validation.
+        seconds: predicted for training.
+        reason: in words.
+    """
+
+    recipe: str
+    score: float
+    seconds: float
+    reason: str
+
+
+def promise(course: Course, found: Findings) -> PlanAdvice:
+    """The score to expect of a plan, and why."""
+    if course.deepest == 0:
+        words = "solved" if course.is_solved else "trained by descent"
+        score = found.probe - (0.0 if course.is_solved else _UNSOLVED)
+        reason = f"heads {words} on the embeddings as they are: a probe reaches {found.probe:.3f}"
+        return PlanAdvice(course.recipe, score, course.seconds, reason)
+    gain, reason = _gain(course, found)
+    score = found.probe + gain * (1.0 if course.deepest == "all" else _TOP_SHARE)
+    if course.deepest != "all":
+        reason = f"of what every layer would gain, the top {course.deepest} win about half ({reason})"
+    meetings = None if found.rarest is None else found.rarest * course.epochs
+    if not course.is_solved and meetings is not None and meetings < _RARELY:
+        score -= _UNLEARNED
+        reason += f"; its heads start from zero and meet the rarest class {meetings} times"
+    if course.is_stepwise and course.steps < _FEW_STEPS:
+        score -= _SHALLOW
+        reason += "; so few steps are too few to thaw in turn"
+    return PlanAdvice(course.recipe, min(1.0, score), course.seconds, reason)
+
+
+def _gain(course: Course, found: Findings) -> tuple[float, str]:
+    """What all layers awake are expected to gain over solved heads in the steps of a plan, and from what."""
+    usual = _USUAL_SHARE * (1.0 - min(1.0, max(0.0, found.probe)))
+    if found.race is None:
+        return usual, f"a guess: layers that learn usually win {usual:.3f} over a probe of {found.probe:.3f}"
+    race = found.race
+    raced = race.after - race.before
+    words = f"{race.steps} steps moved {race.before:.3f} to {race.after:.3f} ({raced:+.3f})"
+    if raced > 0:
+        raced *= 1 + _GROWTH * max(0.0, math.log10(course.steps / race.steps))
+    trust = _SPREAD**2 / (_SPREAD**2 + _OTHERWISE / race.num_held)
+    return trust * raced + (1 - trust) * usual, f"{words}; this plan takes {course.steps}"
+
+
+def ranked(plans: Sequence[PlanAdvice]) -> tuple[PlanAdvice, ...]:
+    """The best first; a cheaper one before it where it promises about as much."""
+    left, found = list(plans), []
+    while left:
+        best = max(plan.score for plan in left)
+        level = [plan for plan in left if plan.score >= best - _LEVEL]
+        first = min(level, key=lambda plan: plan.seconds)
+        found.append(first)
+        left.remove(first)
+    return tuple(found)
+
+
+def extrapolated(growth: dict[int, float], num_rows: int) -> float:
+    """Probe score on all rows: that of the sample, and half of its growth since a tenth for each tenfold."""
+    rows, scores = list(growth), list(growth.values())
+    if len(rows) < 2 or num_rows <= rows[-1]:
+        return scores[-1]
+    slope = max(0.0, (scores[-1] - scores[0]) / math.log10(rows[-1] / rows[0]))
+    return scores[-1] + 0.5 * slope * math.log10(num_rows / rows[-1])

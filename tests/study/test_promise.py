@@ -1,0 +1,77 @@
+"""What plans promise: figures in, a ranking out."""
+
+from dataclasses import replace
+
+import pytest
+
+from frostline.study.promise import Course, Findings, PlanAdvice, Race, extrapolated, promise, ranked
+
+FULL = Course("full", 100, deepest="all", steps=500, epochs=3, is_solved=False, is_stepwise=False)
+HEADS = Course("heads", 10, deepest=0, steps=0, epochs=10, is_solved=False, is_stepwise=False)
+FOUND = Findings(probe=0.7, race=Race(0.7, 0.74, steps=50, num_held=10**9), rarest=1000)
+
+
+def _score(course, found=FOUND):
+    return promise(course, found).score
+
+
+def test_a_gain_grows_with_the_steps_and_a_loss_does_not():
+    assert _score(replace(FULL, steps=50)) == pytest.approx(0.74)
+    assert _score(FULL) == pytest.approx(0.76)
+    lost = replace(FOUND, race=Race(0.7, 0.66, steps=50, num_held=10**9))
+    assert _score(FULL, lost) == pytest.approx(0.66)
+
+
+def test_a_race_on_few_rows_is_believed_less():
+    scores = [_score(FULL, replace(FOUND, race=replace(FOUND.race, num_held=n))) for n in (10, 100, 10**9)]
+    usual = _score(FULL, replace(FOUND, race=None))
+    assert usual == pytest.approx(0.7 + 0.2 * 0.3)
+    lost = [_score(FULL, replace(FOUND, race=Race(0.7, 0.6, 50, num_held=n))) for n in (10, 100, 10**9)]
+    assert usual > lost[0] > lost[1] > lost[2]
+    assert all(abs(score - 0.76) < 0.01 for score in scores)
+
+
+def test_a_few_layers_win_a_part_of_the_gain():
+    some = promise(replace(FULL, deepest=2), FOUND)
+    assert 0.7 < some.score < _score(FULL)
+    assert "top 2" in some.reason
+
+
+def test_heads_alone_promise_what_a_probe_reaches():
+    assert _score(replace(HEADS, is_solved=True)) == 0.7
+    assert 0.69 < _score(HEADS) < 0.7
+
+
+def test_heads_from_zero_that_hardly_meet_a_class_promise_less():
+    rare = replace(FOUND, rarest=5)
+    assert _score(FULL, rare) == pytest.approx(_score(FULL) - 0.02)
+    assert _score(replace(FULL, epochs=30), rare) == _score(FULL)
+    assert _score(replace(FULL, is_solved=True), rare) == _score(FULL)
+    assert "meet the rarest class 15 times" in promise(FULL, rare).reason
+    assert _score(FULL, replace(FOUND, rarest=None)) == _score(FULL), "numbers have no classes"
+
+
+def test_thawing_in_turn_wants_steps():
+    stepwise = replace(FULL, is_stepwise=True, is_solved=True)
+    assert _score(stepwise) == _score(FULL)
+    few = replace(stepwise, steps=100)
+    assert _score(few) == pytest.approx(_score(replace(FULL, steps=100)) - 0.015)
+
+
+def test_no_promise_is_above_one():
+    assert _score(FULL, replace(FOUND, probe=0.99)) == 1
+
+
+def test_a_probe_that_still_grows_is_carried_on():
+    assert extrapolated({100: 0.6, 300: 0.65, 1000: 0.7}, 1000) == 0.7
+    assert extrapolated({100: 0.6, 300: 0.65, 1000: 0.7}, 10_000) == pytest.approx(0.75)
+    assert extrapolated({100: 0.7, 1000: 0.6}, 10_000) == 0.6
+
+
+def test_the_cheaper_of_two_level_plans_comes_first():
+    plans = [
+        PlanAdvice("bad", 0.7, 0.1, ""),
+        PlanAdvice("dear", 0.802, 9, ""),
+        PlanAdvice("cheap", 0.8, 1, ""),
+    ]
+    assert [plan.recipe for plan in ranked(plans)] == ["cheap", "dear", "bad"]
