@@ -28,14 +28,13 @@ from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
 from frostline.study.promise import Course, Findings, PlanAdvice, Race, extrapolated, promise, ranked
-from frostline.study.race import drawn, race, race_phase, race_rows, subset
+from frostline.study.race import RACE, drawn, race, race_splits, subset
 from frostline.training.embed import StageMeans, stage_means
 from frostline.training.estimate import Estimator
 from frostline.training.journal import Event
 
 _SAMPLE_ROWS, _HELD_ROWS = 3000, 1000
 _LAYER_ROWS = 1000
-_RACE_HELD_ROWS = 500
 # A race is run where it takes at most this share of what all plans would take.
 _RACE_SHARE = 0.08
 _RECIPES = ("features", "heads", "top-layers", "gradual", "full")
@@ -87,7 +86,7 @@ def advise(
     prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
     show = show or (lambda event: None)
     show({"event": "part", "name": "a pass over a sample, and probes of every layer"})
-    sample = drawn(prepared, train=_SAMPLE_ROWS, validation=_HELD_ROWS)
+    sample = drawn(prepared, {"train": _SAMPLE_ROWS, "validation": _HELD_ROWS})
     means = {
         name: stage_means(
             prepared.model.backbone, split.tokens, precision=prepared.precision, device=prepared.device
@@ -197,14 +196,11 @@ def _race(
     prepared: Prepared, estimator: Estimator, plans_seconds: float, *, show: Callable[[Event], None]
 ) -> Race | None:
     """The race, unless it takes too much of the seconds that the plans would take."""
-    num_rows = len(prepared.splits["train"])
-    phase = race_phase(num_rows, batch_size=prepared.config.train.batch_size)
-    splits = drawn(prepared, train=race_rows(num_rows), validation=_RACE_HELD_ROWS)
+    splits = race_splits(prepared)
     texts, held = len(splits["train"]), len(splits["validation"])
-    if estimator.seconds_of(phase, num_texts=texts, num_held=held) > _RACE_SHARE * plans_seconds:
+    if estimator.seconds_of(RACE, num_texts=texts, num_held=held) > _RACE_SHARE * plans_seconds:
         return None
-    before, after = race(prepared, phase, splits, show=show)
-    steps = phase.epochs * math.ceil(texts / prepared.config.train.batch_size)
+    before, after, steps = race(prepared, splits, show=show)
     return Race(before, after, steps=steps, num_held=held)
 
 

@@ -9,7 +9,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,23 @@ from frostline.training.loop import Trainer
 from frostline.training.ranks import Ranks
 from frostline.training.state import State
 
-_FEWEST_ROWS, _MOST_ROWS = 1000, 2000
-_FEWEST_STEPS, _EPOCHS = 48, 3  # fewer only show that heads and layers have to find each other again
+_FEWEST_TEXTS, _MOST_TEXTS = 1000, 2000
+_HELD_ROWS = 500
+# Of batches of 64, three times 1,000 texts are 48 steps; fewer only show that heads and layers have to find
+# each other again (docs/experiments.md).
+RACE = Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=3)
 
 
-def race_rows(num_rows: int) -> int:
-    """Training rows of a race: a tenth, but at least 1,000 and at most 2,000."""
-    return min(num_rows, max(_FEWEST_ROWS, min(_MOST_ROWS, num_rows // 10)))
+def race_splits(prepared: Prepared) -> dict[str, Split]:
+    """What a race learns from and is scored on, in random order, the same for the same seed.
 
-
-def race_phase(num_rows: int, *, batch_size: int) -> Phase:
-    """What learns in a race, given the training rows of the run: every layer, for at least 48 steps."""
-    steps = math.ceil(race_rows(num_rows) / batch_size)
-    epochs = max(_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
-    return Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=epochs)
+    A tenth of the training rows, but at least 1,000 texts, for which few rows are taken several times, and at
+    most 2,000; and at most 500 validation rows.
+    """
+    train, generator = prepared.splits["train"], np.random.default_rng(prepared.config.train.seed)
+    size = max(_FEWEST_TEXTS, min(_MOST_TEXTS, len(train) // 10))
+    rows = np.resize(generator.permutation(len(train)), size)
+    return {"train": subset(train, rows), **drawn(prepared, {"validation": _HELD_ROWS})}
 
 
 def subset(split: Split, rows: IntN) -> Split:
@@ -49,20 +52,19 @@ def subset(split: Split, rows: IntN) -> Split:
 
 
 def race(
-    prepared: Prepared, phase: Phase, splits: dict[str, Split], *, show: Callable[[Event], None]
-) -> tuple[float, float]:
-    """Validation scores of solved heads, and after a phase.
+    prepared: Prepared, splits: dict[str, Split], *, show: Callable[[Event], None]
+) -> tuple[float, float, int]:
+    """Validation scores of solved heads and after a race, and its steps.
 
     Args:
         prepared: of the run whose plan is sought.
-        phase: as `race_phase` makes it.
-        splits: the rows of the race.
+        splits: as `race_splits` draws them.
         show: called with every event as it happens.
     """
     show({"event": "part", "name": "a race with every layer awake"})
-    reports = _train(prepared, (Phase(name="heads", solver="probe"), phase), splits, show=show)
-    first, second = (float(report["validation"]["score"]) for report in reports)
-    return first, second
+    before, after = _train(prepared, (Phase(name="heads", solver="probe"), RACE), splits, show=show)
+    steps = RACE.epochs * math.ceil(len(splits["train"]) / prepared.config.train.batch_size)
+    return float(before["validation"]["score"]), float(after["validation"]["score"]), steps
 
 
 def _train(
@@ -88,11 +90,11 @@ def _train(
     return trainer.state.reports
 
 
-def drawn(prepared: Prepared, *, train: int, validation: int) -> dict[str, Split]:
-    """Random rows of the two splits in random order, at most so many of each, the same for the same seed."""
+def drawn(prepared: Prepared, most: Mapping[str, int]) -> dict[str, Split]:
+    """At most so many random rows of each split named, in random order, the same for the same seed."""
     found = {}
-    for name, most in (("train", train), ("validation", validation)):
+    for name, number in most.items():
         split = prepared.splits[name]
         generator = np.random.default_rng(prepared.config.train.seed)
-        found[name] = subset(split, generator.permutation(len(split))[:most])
+        found[name] = subset(split, generator.permutation(len(split))[:number])
     return found
