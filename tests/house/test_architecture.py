@@ -23,6 +23,7 @@ FLOORS = [
     {"run", "dry_run", "starter"},
     {"study"},
     {"terminal"},
+    {"watcher"},
     {"cli"},
     {"__main__"},
 ]
@@ -30,7 +31,7 @@ OWNERS = {
     "sentence_transformers": {"model"},
     "transformers": {"model", "data/batches.py", "data/token_cache.py"},
     "matplotlib": {"plan/picture.py", "training/picture.py"},
-    "rich": {"terminal.py"},
+    "rich": {"terminal.py", "watcher.py"},
     "typer": {"cli"},
     "filelock": {"locks.py"},
     "huggingface_hub": {"model"},

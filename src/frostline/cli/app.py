@@ -85,7 +85,8 @@ def watched(
     """
     from frostline.errors import Interrupted
     from frostline.signals import answering
-    from frostline.terminal import Watcher, build_console
+    from frostline.terminal import build_console
+    from frostline.watcher import Watcher
 
     watcher = None if as_json or not is_first() else Watcher(build_console())
     try:
