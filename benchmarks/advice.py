@@ -2,6 +2,7 @@
 
 python benchmarks/advice.py                                     what opinions alone gives
 python benchmarks/advice.py --topics FOLDER                     also news stories by topic, alone and mixed
+python benchmarks/advice.py --topics FOLDER --fresh             data on which nothing was chosen
 python benchmarks/advice.py --situations "1,000 sentences"      one of them
 
 Regret: mean of the tasks' main scores on validation, of the best plan of the sweep less that of the plan that
@@ -32,7 +33,7 @@ def _opinions(rows: int | None = None, **tasks: dict[str, Any]) -> dict[str, Any
 
 
 def situations(topics: Path | None) -> dict[str, dict[str, Any]]:
-    """Configs by name."""
+    """Configs by name: those on which the constants of the advice were chosen."""
     found = {
         "200 sentences": _opinions(200),
         "1,000 sentences": _opinions(1000),
@@ -44,6 +45,18 @@ def situations(topics: Path | None) -> dict[str, dict[str, Any]]:
         both = {"train": [str(OPINIONS / "train.jsonl"), stories], "max_train_samples": 4000}
         found["topics"] = {"data": {"train": stories}, "tasks": {"topic": {}}}
         found["opinions and topics"] = {"data": both, "tasks": {"sentiment": {}, "topic": {}}}
+    return found
+
+
+def fresh_situations(topics: Path | None) -> dict[str, dict[str, Any]]:
+    """Configs by name: others, looked at once."""
+    found = {
+        "500 sources": _opinions(500, classification={}),
+        "4,000 sentiments": _opinions(4000, sentiment={}),
+    }
+    if topics:
+        stories = {"train": str(topics / "train.jsonl.gz"), "max_train_samples": 1500}
+        found["1,500 stories"] = {"data": stories, "tasks": {"topic": {}}}
     return found
 
 
@@ -80,9 +93,10 @@ def main() -> None:
     )
     parser.add_argument("--topics", type=Path, help="folder with train.jsonl.gz: text and topic")
     parser.add_argument("--situations", nargs="+")
+    parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/advice"))
     options = parser.parse_args()
-    known = situations(options.topics)
+    known = fresh_situations(options.topics) if options.fresh else situations(options.topics)
     if unknown := set(options.situations or ()) - known.keys():
         sys.exit(f"no situation {', '.join(sorted(unknown))}: {', '.join(known)}")
     print("| data | advised | best | regret | advice took | the sweep took | promised/given |")

@@ -49,6 +49,7 @@ def _phase(top: int | str, epochs: int) -> dict[str, Any]:
 def embed_frostline(_: str, rows: int | None) -> Result:
     """`Model.encode` of an untrained bundle: what `frostline embed` runs."""
     import frostline as fl
+    from frostline.data.batches import tokenize
 
     with tempfile.TemporaryDirectory() as folder:
         config = {
@@ -57,7 +58,13 @@ def embed_frostline(_: str, rows: int | None) -> Result:
             "plan": {"recipe": "features"},
         }
         model = fl.train(config, output=Path(folder) / "run").load()
-    return timed(model.encode, rows)
+    backbone = model.network.backbone
+    alone = timed(
+        model.encode_tokens,
+        rows,
+        tokenise=lambda texts: tokenize(backbone.tokenizer, texts, max_length=backbone.max_length),
+    )
+    return {**timed(model.encode, rows), "pass_share": alone["share_of_limit"]}
 
 
 Contender = Callable[[str, int | None], Result]

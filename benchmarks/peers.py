@@ -86,8 +86,10 @@ def compare(work: str, names: list[str], rows: int | None, rounds: int) -> None:
 
 def _score_or_share(results: list[Result]) -> str:
     shares = [result["share_of_limit"] for result in results if "share_of_limit" in result]
+    passes = [result["pass_share"] for result in results if "pass_share" in result]
     if shares:
-        return f"{statistics.median(shares):.0%} of the limit"
+        alone = f", the pass alone {statistics.median(passes):.0%}" if passes else ""
+        return f"{statistics.median(shares):.0%} of the limit{alone}"
     return f"{statistics.median(result['score'] for result in results):.3f}"
 
 

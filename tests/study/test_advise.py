@@ -111,3 +111,5 @@ def test_rows_are_drawn_the_same_for_a_seed(content):
     one, two = (drawn(prepared, {"train": 50, "validation": 20}) for _ in range(2))
     assert (one["train"].tokens.ids_T == two["train"].tokens.ids_T).all()
     assert len(one["train"]) == 50 and len(one["validation"]) == 20
+    short = drawn(prepared, {"train": 50}, most_tokens=2)["train"]
+    assert 80 < len(short.tokens.ids_T) <= 100, "long texts are fewer"

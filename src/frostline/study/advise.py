@@ -33,10 +33,10 @@ from frostline.training.embed import StageMeans, stage_means
 from frostline.training.estimate import Estimator
 from frostline.training.journal import Event
 
-_SAMPLE_ROWS, _HELD_ROWS = 3000, 1000
+_SAMPLE_ROWS, _HELD_ROWS, _SAMPLE_TOKENS = 3000, 1000, 40  # tokens of a row on average, at most
 _LAYER_ROWS = 1000
 # A race is run where it takes at most this share of what all plans would take.
-_RACE_SHARE = 0.08
+_RACE_SHARE = 0.06
 _RECIPES = ("features", "heads", "top-layers", "gradual", "full")
 
 
@@ -86,7 +86,8 @@ def advise(
     prepared = prepare(asked.with_({"plan": {"recipe": "features"}}))
     show = show or (lambda event: None)
     show({"event": "part", "name": "a pass over a sample, and probes of every layer"})
-    sample = drawn(prepared, {"train": _SAMPLE_ROWS, "validation": _HELD_ROWS})
+    most = {"train": _SAMPLE_ROWS, "validation": _HELD_ROWS}
+    sample = drawn(prepared, most, most_tokens=_SAMPLE_TOKENS)
     means = {
         name: stage_means(
             prepared.model.backbone, split.tokens, precision=prepared.precision, device=prepared.device

@@ -90,11 +90,20 @@ def _train(
     return trainer.state.reports
 
 
-def drawn(prepared: Prepared, most: Mapping[str, int]) -> dict[str, Split]:
-    """At most so many random rows of each split named, in random order, the same for the same seed."""
+def drawn(prepared: Prepared, most: Mapping[str, int], *, most_tokens: int = 10**9) -> dict[str, Split]:
+    """Random rows of each split named, in random order, the same for the same seed.
+
+    Args:
+        prepared: with the splits.
+        most: rows, by split.
+        most_tokens: of a row on average, so that long texts are fewer.
+    """
     found = {}
     for name, number in most.items():
         split = prepared.splits[name]
         generator = np.random.default_rng(prepared.config.train.seed)
-        found[name] = subset(split, generator.permutation(len(split))[:number])
+        rows = generator.permutation(len(split))[:number]
+        tokens = np.cumsum(split.tokens.length_N[rows])
+        fitting = int(np.searchsorted(tokens, most_tokens * number, side="right"))
+        found[name] = subset(split, rows[: max(1, fitting)])
     return found
