@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from frostline.data.labels import LabelsN
+from frostline.data.opening import opening, splits_at_spaces
 from frostline.data.table import IntN
 
 _TOKENIZE_TEXTS = 4096
@@ -104,18 +105,34 @@ def tokenize(
 def tokenized_blocks(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, max_length: int, prompt: str
 ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int32]], IntN]]:
-    """Token ids of some thousand texts at a time, one text after the other, and the length of each."""
+    """Token ids of some thousand texts at a time, one text after the other, and the length of each.
+
+    Of a long text only the opening is tokenised where that gives the same (see `opening`).
+    """
+    is_cut = splits_at_spaces(tokenizer)
     for chunk in _chunks(texts, _TOKENIZE_TEXTS):
-        encoded = tokenizer(
-            [prompt + text for text in chunk] if prompt else chunk,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
+        whole = [prompt + text for text in chunk] if prompt else chunk
+        openings = [opening(text, max_length=max_length) for text in whole] if is_cut else whole
+        encoded = _encoded(tokenizer, openings, max_length=max_length)
+        short = [i for i, ids in enumerate(encoded) if len(ids) < max_length and openings[i] != whole[i]]
+        again = _encoded(tokenizer, [whole[i] for i in short], max_length=max_length) if short else []
+        for i, ids in zip(short, again, strict=True):
+            encoded[i] = ids
         lengths = np.asarray([len(one) for one in encoded], dtype=np.int64)
         yield np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_length: int) -> list[list[int]]:
+    """Token ids of each text."""
+    encoded: list[list[int]] = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return encoded
 
 
 def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
