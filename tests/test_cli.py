@@ -418,16 +418,27 @@ def test_a_full_disk_ends_with_one_line_and_keeps_the_checkpoints(cli, file, tmp
 )
 @pytest.mark.parametrize("command", ["train", "plan", "compare", "advise"])
 def test_a_mistake_in_the_file_is_told_before_anything_heavy_is_loaded(file, tmp_path, command, change, said):
+    output = [] if command == "plan" else ["--output", tmp_path / "out"]
+    _told_at_once([command, file, "--set", change, *output], said)
+
+
+def _told_at_once(command, said):
     script = (
         "import sys\nfrom frostline.cli import main\n"
         "try:\n    main()\nfinally:\n    print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
-    output = [] if command == "plan" else ["--output", tmp_path / "out"]
-    told = subprocess.run(
-        [sys.executable, "-c", script, command, file, "--set", change, *output],
-        text=True,
-        capture_output=True,
-    )
+    told = subprocess.run([sys.executable, "-c", script, *command], text=True, capture_output=True)
     assert told.returncode == 2
     assert said in told.stderr
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["show", "evaluate", "predict", "embed", "resume"])
+def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(file, tmp_path, command):
+    more = {"evaluate": [file], "predict": [file, "-o", "x"], "embed": [file, "-o", "x"]}.get(command, [])
+    said = "there is no run to go on with" if command == "resume" else "nowhere: no such folder"
+    _told_at_once([command, tmp_path / "nowhere", *more], said)
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_heavy_is_loaded(trained):
+    _told_at_once(["predict", trained, "nowhere.csv", "-o", "x.csv"], "nowhere.csv: no such file")

@@ -16,11 +16,12 @@ import torch
 from frostline.atomic import write_json, write_text
 from frostline.config import Config, as_config
 from frostline.data.labels import is_labelled
-from frostline.errors import Interrupted, RunError, TrainingError
+from frostline.errors import Interrupted, TrainingError
 from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
 from frostline.notices import worse_phases
+from frostline.places import check_run_folder
 from frostline.plan.picture import build_trainability
 from frostline.prepare import Prepared, prepare, prepare_alone
 from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
@@ -109,8 +110,7 @@ def resume(folder: str | Path, *, show: Show | None = None) -> Run:
     """
     started = time.monotonic()
     folder = Path(folder)
-    if not (folder / "config.toml").is_file():
-        raise RunError(f"{folder}: holds no config.toml, so there is no run to go on with.")
+    check_run_folder(folder)
     with joined() as ranks:
         if not ranks.is_first:
             return _follow(folder, started, ranks)

@@ -7,7 +7,8 @@ from pathlib import Path
 from frostline.config import Config
 from frostline.data.labels import TaskSettings
 from frostline.errors import ConfigError
-from frostline.model.bundle import bundle_folder, read_about, read_head
+from frostline.model.bundle import read_about, read_head
+from frostline.places import bundle_folder
 
 
 def with_bundle(config: Config, bundle: str | Path) -> Config:

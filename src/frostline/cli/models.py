@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frostline.cli.app import Json, ModelFolder, Output, Precision, TextColumn, app, print_json, watched
+from frostline.places import bundle_folder
 
 
 @app.command()
@@ -19,6 +20,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on a labelled file."""
+    _check(model, data)
     from frostline.inference.predict import evaluate_file
 
     scores = evaluate_file(_model(model, precision), data, text=text)
@@ -40,6 +42,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Write the rows of a file with predictions added."""
+    _check(model, data)
     from frostline.inference.predict import predict_file
 
     _through(predict_file, model, data, output, text, precision, as_json)
@@ -55,6 +58,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Write the embeddings of a file's texts, as .npy or beside the rows."""
+    _check(model, data)
     from frostline.inference.predict import embed_file
 
     _through(embed_file, model, data, output, text, precision, as_json)
@@ -63,6 +67,7 @@ def embed(
 @app.command()
 def show(model: ModelFolder, as_json: Json = False) -> None:
     """Say what a model is: backbone, tasks, labels, scores."""
+    bundle_folder(model)
     from frostline.model.bundle import load_bundle
     from frostline.terminal import show_model
 
@@ -75,6 +80,14 @@ def show(model: ModelFolder, as_json: Json = False) -> None:
         size = {"layers": network.backbone.num_layers, "width": network.backbone.width}
         return print_json(described | size | {"tasks": tasks})
     return show_model(network, about)
+
+
+def _check(model: Path, data: Path) -> None:
+    """Raises where a model or a file is not there, before anything heavy is imported."""
+    from frostline.data.read import checked_format
+
+    bundle_folder(model)
+    checked_format(data)
 
 
 def _model(folder: Path, precision: str) -> Any:

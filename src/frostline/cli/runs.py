@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from frostline.cli.app import Changes, ConfigFile, Json, app, is_first, load_config, print_json, watched
+from frostline.places import check_run_folder
 
 
 @app.command()
@@ -102,6 +103,7 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], as_json: Json = False
 ) -> None:
     """Go on with a run that was stopped or killed."""
+    check_run_folder(run)
     from frostline import run as runs
 
     _carry_out(lambda show: runs.resume(run, show=show), run, as_json)

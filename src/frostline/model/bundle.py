@@ -27,6 +27,7 @@ from frostline.model.backbone import Backbone, load_sentence_transformer, quiet
 from frostline.model.domains import check_is_safe, read_json
 from frostline.model.heads import Activation, Head, Hidden
 from frostline.model.multitask import MultitaskModel
+from frostline.places import bundle_folder
 from frostline.settings import Settings
 
 FORMAT = 1
@@ -127,22 +128,6 @@ def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 def _hashed_files(folder: Path) -> list[Path]:
     kinds = {".safetensors", ".json", ".txt", ".model"}
     return sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.name != "frostline.json")
-
-
-def bundle_folder(path: Path) -> Path:
-    """The bundle at a path, which may be a run's folder.
-
-    Raises:
-        BundleError: neither.
-    """
-    for folder in (path, path / "model"):
-        if (folder / "frostline.json").is_file():
-            return folder
-    if not path.is_dir():
-        raise BundleError(f"{path}: no such folder. Give the folder of a run, or the 'model' folder in it.")
-    if (path / "config.toml").is_file():
-        raise BundleError(f"{path}: its run has not ended. Go on with it: frostline resume {path}")
-    raise BundleError(f"{path}: holds no frostline.json, so it is no model of frostline.")
 
 
 def load_bundle(path: Path) -> tuple[MultitaskModel, BundleFile]:
