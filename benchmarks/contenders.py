@@ -62,7 +62,7 @@ def embed_frostline(_: str, rows: int | None) -> Result:
     alone = timed(
         model.encode_tokens,
         rows,
-        tokenise=lambda texts: tokenize(backbone.tokenizer, texts, max_length=backbone.max_length),
+        prepare=lambda texts: tokenize(backbone.tokenizer, texts, max_length=backbone.max_length),
     )
     return {**timed(model.encode, rows), "pass_share": alone["share_of_limit"]}
 

@@ -32,9 +32,10 @@ def write_file(path: Path, *, num_bytes: int, row_bytes: int) -> int:
     generator, written, rows = random.Random(0), 0, 0
     with path.open("w", encoding="utf-8") as stream:
         while written < num_bytes:
-            parts: list[str] = []
-            while sum(map(len, parts)) < row_bytes:
-                parts += generator.choices(sentences, k=max(1, row_bytes // 200))
+            parts, length = [generator.choice(sentences)], 0
+            while length < row_bytes:
+                parts.append(generator.choice(sentences))
+                length += len(parts[-1]) + 1
             line = json.dumps({"number": rows, "text": " ".join(parts)}, ensure_ascii=False) + "\n"
             written += len(line.encode())
             rows += 1
@@ -73,8 +74,8 @@ def measure(model: Path, megabytes: int, folder: Path, options: argparse.Namespa
         most, spent, generator = 0.0, 0.0, random.Random(megabytes)
         for kill in range(options.kills + 1):
             after = generator.uniform(0.1, 0.9) * seconds if kill < options.kills else None
-            took, memory = run([*command, str(broken)], kill_after=after)
-            most, spent = max(most, memory), spent + took
+            took, held = run([*command, str(broken)], kill_after=after)
+            most, spent = max(most, held), spent + took
         same = "the same bytes" if filecmp.cmp(whole, broken, shallow=False) else "OTHER BYTES"
         print(f"| {job}, {options.kills} kills | | {spent:.0f} s | {most:.0f} MiB | {same} |", flush=True)
         whole.unlink()

@@ -91,14 +91,14 @@ def product_rate(*, width: int, inner: int, tokens: int = 1024, seconds: float =
 
 
 def timed(
-    encode: Callable[[Any], Any], rows: int | None, *, tokenise: Callable[[list[str]], Any] | None = None
+    encode: Callable[[Any], Any], rows: int | None, *, prepare: Callable[[list[str]], Any] | None = None
 ) -> Result:
     """Seconds in which a warmed-up encoder embeds the training texts, and its useful GFLOP/s.
 
     Args:
-        encode: takes texts, or what `tokenise` makes of them.
+        encode: takes texts, or what `prepare` makes of them.
         rows: of the training texts; None: all.
-        tokenise: not timed.
+        prepare: not timed; None: nothing.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -106,9 +106,9 @@ def timed(
 
     folder = find_backbone("general").folder
     texts = [row["text"] for row in read_rows("train", rows)]
-    tokenise = tokenise or list
-    encode(tokenise(texts[:64]))
-    given = tokenise(texts)
+    prepare = prepare or list
+    encode(prepare(texts[:64]))
+    given = prepare(texts)
     start = time.perf_counter()
     encode(given)
     seconds = time.perf_counter() - start

@@ -85,6 +85,7 @@ class Watcher:
         )
 
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
+        self._evaluations, self._best = 0, -math.inf
         self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
     def _on_plateau(self, event: Mapping[str, Any]) -> None:

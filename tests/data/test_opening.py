@@ -13,7 +13,7 @@ from frostline.data.opening import opening, splits_at_spaces
 
 PIECES = [
     "the", "goal", "Straße", "ΟΔΟΣ", "e\u0301", "\u0301", "don't", "3.14", "--", "漢字かな", "naïve", "a" * 40, "\u200d",
-    " ", "  ", "     ", "\t", "\n", "\u00a0", "\u3000", " \u0301", "[MASK]", " [MASK] ", "[SEP]", "😀", "ﬁ", ".", ",",
+    " ", "  ", "     ", "\t", "\n", "!\n", "\r\n ", "fox\x1c", "\x85", "\u00a0", "\u3000", " \u0301", "[MASK]", " [MASK] ", "[SEP]", "😀", "ﬁ", ".", ",",
 ]  # fmt: skip
 
 
@@ -68,24 +68,35 @@ def _bpe(*, prefix=False):
     return tokenizer
 
 
-def _unigram(**metaspace):
+def _unigram(*, normalizer=None, before=(), **metaspace):
     trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
+        vocab_size=600, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
     )
+    splitter = pre_tokenizers.Metaspace(**metaspace)
+    if before:
+        splitter = pre_tokenizers.Sequence([*before, splitter])
+    return _trained(models.Unigram(), trainer, normalizer=normalizer, splitter=splitter)
+
+
+def _like_xlm_r():
     spaces = normalizers.Replace(Regex(" {2,}"), " ")
-    return _trained(
-        models.Unigram(),
-        trainer,
-        normalizer=normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(), spaces]),
-        splitter=pre_tokenizers.Metaspace(**metaspace),
-    )
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(), spaces])
+    return _unigram(normalizer=normalizer, before=[pre_tokenizers.WhitespaceSplit()])
+
+
+def _metaspace_bpe():
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=SPECIAL, show_progress=False)
+    splitter = pre_tokenizers.Metaspace()
+    return _trained(models.BPE(unk_token="[UNK]"), trainer, normalizer=None, splitter=splitter)
 
 
 FAMILIES = {
     "WordPiece": _wordpiece,
     "byte-level BPE": _bpe,
     "byte-level BPE with a prefix": lambda: _bpe(prefix=True),
-    "Unigram": _unigram,
+    "Unigram without a normalizer": _unigram,
+    "Unigram like XLM-R's": _like_xlm_r,
+    "BPE over Metaspace": _metaspace_bpe,
     "Unigram with a prefix once": lambda: _unigram(prepend_scheme="first"),
 }
 
@@ -110,12 +121,20 @@ def test_a_long_text_costs_no_more_than_its_opening(monkeypatch):
     monkeypatch.setattr(
         batches, "_encoded", lambda t, texts, **more: seen.extend(texts) or encoded(t, texts, **more)
     )
-    tokens = tokenize(build_tokenizer(), ["the goal " * 10_000, "the " + " " * 10_000 + "goal"], max_length=8)
-    assert tokens.length_N.tolist() == [8, 4]
-    assert [len(text) for text in seen] == [62, 3, 10_008], "too short an opening is followed by the whole"
+    tokens = tokenize(build_tokenizer(), ["the goal " * 10_000, ("x" * 40 + " ") * 3], max_length=8)
+    assert tokens.length_N.tolist() == [8, 5]
+    assert [len(text) for text in seen] == [62, 40, 123], "too short an opening is followed by the whole"
 
 
-def test_what_has_no_space_is_left_whole():
+def test_the_tokenizer_is_not_looked_into_for_short_texts(monkeypatch):
+    monkeypatch.setattr(batches, "splits_at_spaces", lambda tokenizer: pytest.fail("looked into"))
+    tokenize(build_tokenizer(), ["the goal"], max_length=8)
+
+
+def test_a_text_is_cut_between_visible_characters():
+    assert opening("the goal " * 10, max_length=2) == "the goal the"
+    assert opening("the goal \n" * 10, max_length=2) == "the goal \nthe"
+    assert opening("the\x1c \u0301 goal" * 10, max_length=1) == "the\x1c \u0301 goal" * 10
     assert opening("漢" * 1000, max_length=8) == "漢" * 1000
 
 
@@ -137,6 +156,11 @@ REFUSED = {
     "spaces inside": lambda: _wrapped(_unigram(split=False)),
     "the end kept": lambda: _wrapped(_wordpiece(), truncation_side="left"),
     "an added token of two words": lambda: _wrapped(_with_words("New York")),
+    "an added token that ends in a space": lambda: _wrapped(_with_words("dog ")),
+    "a normalizer that takes spaces away": lambda: _wrapped(
+        _changed(normalizer=normalizers.Replace(" ", ""))
+    ),
+    "a normalizer that hides spaces": lambda: _wrapped(_changed(normalizer=normalizers.Replace(" ", "▁"))),
     "a normalizer that reads over a space": lambda: _wrapped(
         _changed(normalizer=normalizers.Replace(Regex("a b"), "c"))
     ),

@@ -176,6 +176,25 @@ def test_a_mask_for_all_texts_is_spread(monkeypatch):
     assert torch.equal(one, attend(_attention(), *inputs, mask[:1].expand(3, -1, -1, -1))[0])
 
 
+def test_attention_in_bf16_with_large_scores_is_off_by_their_rounding_alone():
+    """Scores around 50, as pretrained models have them: a score is rounded by at most a part in 256."""
+    inputs, _ = _drawn(5, 3, 40, 16, masked=False)
+    inputs = [(4 * one.detach()).bfloat16() for one in inputs]
+    right = scaled_dot_product_attention(*(one.double() for one in inputs)).transpose(1, 2)
+    with torch.no_grad():
+        ours, _ = attend(_attention(), *inputs, None)
+    assert (ours.double() - right).abs().mean() < 0.03 * right.abs().mean()
+
+
+@pytest.mark.parametrize("learning", range(3), ids=["query", "key", "value"])
+def test_whatever_learns_gets_a_gradient_in_bf16(learning):
+    inputs, mask = _drawn(2, 3, 7, 16, masked=True)
+    inputs = [one.detach().bfloat16() for one in inputs]
+    inputs[learning].requires_grad_()
+    attend(_attention(), *inputs, mask)[0].float().sum().backward()
+    assert inputs[learning].grad is not None
+
+
 def test_attention_in_float32_without_gradient_is_torchs_to_the_bit():
     inputs, mask = _drawn(2, 3, 7, 4, masked=True)
     with torch.no_grad():

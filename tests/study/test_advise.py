@@ -13,7 +13,7 @@ from frostline.plan.recipes import recipes
 from frostline.study import advise as advise_module
 from frostline.study.advise import advice_file
 from frostline.study.layers import separability
-from frostline.study.race import drawn, race_splits
+from frostline.study.race import drawn, race_phase, race_splits
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +75,22 @@ def test_what_lies_further_apart_is_more_separable():
     assert separability(task.model_copy(update={"kind": "regression"}), noise, labels) is None
 
 
-def test_a_race_takes_few_rows_several_times(content):
+@pytest.mark.parametrize("batch_size", [16, 64, 256])
+def test_a_race_has_enough_steps_whatever_a_batch_is(content, batch_size):
     from frostline.prepare import prepare
 
-    splits = race_splits(prepare(fl.Config.build(content)))
-    assert [len(splits[name]) for name in ("train", "validation")] == [1000, 60]
-    texts = {splits["train"].tokens.take([row]).ids_T.tobytes() for row in range(240)}
-    assert len(texts) > 200, "no row twice before every row was taken"
+    prepared = prepare(fl.Config.build(content).with_({"train": {"batch_size": batch_size}}))
+    splits = race_splits(prepared)
+    assert [len(splits[name]) for name in ("train", "validation")] == [240, 60]
+    steps = race_phase(prepared, splits).epochs * -(-240 // batch_size)
+    assert 48 <= steps < 48 + 240 / batch_size + 1
 
 
 def test_a_race_that_would_cost_too_much_is_not_run(tiny, toy, monkeypatch):
     from conftest import build_content
 
     monkeypatch.setattr(advise_module, "_RACE_SHARE", 0.0)
-    monkeypatch.setattr(advise_module, "race", lambda *args, **more: pytest.fail("raced"))
+    monkeypatch.setattr(advise_module, "run_race", lambda *args, **more: pytest.fail("raced"))
     advice = fl.advise(build_content(tiny, toy))
     assert advice.race is None
     reasons = {plan.recipe: plan.reason for plan in advice.plans}
@@ -111,5 +113,32 @@ def test_rows_are_drawn_the_same_for_a_seed(content):
     one, two = (drawn(prepared, {"train": 50, "validation": 20}) for _ in range(2))
     assert (one["train"].tokens.ids_T == two["train"].tokens.ids_T).all()
     assert len(one["train"]) == 50 and len(one["validation"]) == 20
-    short = drawn(prepared, {"train": 50}, most_tokens=2)["train"]
+    short = drawn(prepared, {"train": 50}, mean_tokens=2)["train"]
     assert 80 < len(short.tokens.ids_T) <= 100, "long texts are fewer"
+
+
+def test_the_rarest_class_is_that_of_any_task(content):
+    from frostline.prepare import prepare
+    from frostline.study.advise import _rarest
+
+    prepared = prepare(fl.Config.build(content))
+    labels = prepared.splits["train"].labels
+    counts = [np.bincount(labels[name][labels[name] >= 0]).min() for name in ("topic", "mood")]
+    assert _rarest(prepared) == min(counts)
+    labels["mood"][:] = -100
+    labels["mood"][:3] = [0, 0, 1]
+    assert _rarest(prepared) == 1
+
+
+def test_plans_are_known_by_what_they_do(content):
+    from frostline.dry_run import build_estimator
+    from frostline.prepare import prepare
+    from frostline.study.advise import _courses
+
+    prepared = prepare(fl.Config.build(content))
+    found = {course.recipe: course for course in _courses(prepared, build_estimator(prepared))}
+    assert found["features"].deepest == found["heads"].deepest == 0
+    assert found["features"].is_solved and not found["heads"].is_solved
+    assert found["full"].deepest == found["gradual"].deepest == "all"
+    assert found["gradual"].is_stepwise and not found["full"].is_stepwise
+    assert found["full"].steps >= 128 and found["heads"].steps == 0

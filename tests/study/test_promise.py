@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from frostline.study.promise import Course, Findings, PlanAdvice, Race, extrapolated, promise, ranked
+from frostline.study.promise import Course, Findings, PlanAdvice, extrapolated, promise, ranked
+from frostline.study.race import Race
 
-FULL = Course("full", 100, deepest="all", steps=500, epochs=3, is_solved=False, is_stepwise=False)
-HEADS = Course("heads", 10, deepest=0, steps=0, epochs=10, is_solved=False, is_stepwise=False)
+FULL = Course("full", 100, deepest="all", steps=500, longest_epochs=3, is_solved=False, is_stepwise=False)
+HEADS = Course("heads", 10, deepest=0, steps=0, longest_epochs=10, is_solved=False, is_stepwise=False)
 FOUND = Findings(probe=0.7, race=Race(0.7, 0.74, steps=50, num_held=10**9), rarest=1000)
 
 
@@ -22,19 +23,20 @@ def test_a_gain_grows_with_the_steps_and_a_loss_does_not():
     assert _score(FULL, lost) == pytest.approx(0.66)
 
 
-def test_a_race_on_few_rows_is_believed_less():
-    scores = [_score(FULL, replace(FOUND, race=replace(FOUND.race, num_held=n))) for n in (10, 100, 10**9)]
+@pytest.mark.parametrize("after", [0.6, 0.72, 0.9])
+def test_a_race_on_few_rows_is_believed_less(after):
     usual = _score(FULL, replace(FOUND, race=None))
     assert usual == pytest.approx(0.7 + 0.2 * 0.3)
-    lost = [_score(FULL, replace(FOUND, race=Race(0.7, 0.6, 50, num_held=n))) for n in (10, 100, 10**9)]
-    assert usual > lost[0] > lost[1] > lost[2]
-    assert all(abs(score - 0.76) < 0.01 for score in scores)
+    raced = replace(FOUND.race, after=after)
+    scores = [_score(FULL, replace(FOUND, race=replace(raced, num_held=n))) for n in (10, 100, 10**9)]
+    apart = [abs(score - usual) for score in scores]
+    assert 0 < apart[0] < apart[1] < apart[2]
 
 
 def test_a_few_layers_win_a_part_of_the_gain():
     some = promise(replace(FULL, deepest=2), FOUND)
     assert 0.7 < some.score < _score(FULL)
-    assert "top 2" in some.reason
+    assert "a few top layers" in some.reason
 
 
 def test_heads_alone_promise_what_a_probe_reaches():
@@ -45,7 +47,7 @@ def test_heads_alone_promise_what_a_probe_reaches():
 def test_heads_from_zero_that_hardly_meet_a_class_promise_less():
     rare = replace(FOUND, rarest=5)
     assert _score(FULL, rare) == pytest.approx(_score(FULL) - 0.02)
-    assert _score(replace(FULL, epochs=30), rare) == _score(FULL)
+    assert _score(replace(FULL, longest_epochs=30), rare) == _score(FULL)
     assert _score(replace(FULL, is_solved=True), rare) == _score(FULL)
     assert "meet the rarest class 15 times" in promise(FULL, rare).reason
     assert _score(FULL, replace(FOUND, rarest=None)) == _score(FULL), "numbers have no classes"
@@ -58,8 +60,13 @@ def test_thawing_in_turn_wants_steps():
     assert _score(few) == pytest.approx(_score(replace(FULL, steps=100)) - 0.015)
 
 
-def test_no_promise_is_above_one():
-    assert _score(FULL, replace(FOUND, probe=0.99)) == 1
+@pytest.mark.parametrize("course", [FULL, HEADS, replace(HEADS, is_solved=True)])
+def test_no_promise_is_above_one(course):
+    assert _score(course, replace(FOUND, probe=extrapolated({300: 0.85, 900: 0.9, 3000: 0.95}, 10**6))) <= 1
+
+
+def test_a_plan_of_no_steps_is_no_error():
+    assert _score(replace(FULL, steps=0)) == pytest.approx(0.74)
 
 
 def test_a_probe_that_still_grows_is_carried_on():

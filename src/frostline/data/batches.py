@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from frostline.data.labels import LabelsN
-from frostline.data.opening import opening, splits_at_spaces
+from frostline.data.opening import is_long, opening, splits_at_spaces
 from frostline.data.table import IntN
 
 _TOKENIZE_TEXTS = 4096
@@ -109,10 +109,9 @@ def tokenized_blocks(
 
     Of a long text only the opening is tokenised where that gives the same (see `opening`).
     """
-    is_cut = splits_at_spaces(tokenizer)
     for chunk in _chunks(texts, _TOKENIZE_TEXTS):
         whole = [prompt + text for text in chunk] if prompt else chunk
-        openings = [opening(text, max_length=max_length) for text in whole] if is_cut else whole
+        openings = _openings(tokenizer, whole, max_length=max_length)
         encoded = _encoded(tokenizer, openings, max_length=max_length)
         short = [i for i, ids in enumerate(encoded) if len(ids) < max_length and openings[i] != whole[i]]
         again = _encoded(tokenizer, [whole[i] for i in short], max_length=max_length) if short else []
@@ -120,6 +119,13 @@ def tokenized_blocks(
             encoded[i] = ids
         lengths = np.asarray([len(one) for one in encoded], dtype=np.int64)
         yield np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
+
+
+def _openings(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_length: int) -> list[str]:
+    """What has to be read of each text for its first tokens, at first."""
+    if any(is_long(text, max_length=max_length) for text in texts) and splits_at_spaces(tokenizer):
+        return [opening(text, max_length=max_length) for text in texts]
+    return texts
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_length: int) -> list[list[int]]:

@@ -30,7 +30,7 @@ from frostline.data.batches import Tokens, offsets_of, tokenize, tokenized_block
 from frostline.data.table import IntN
 from frostline.errors import RunError
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_BYTES = 4 * 2**30
 _KEYS = re.compile(r"[0-9a-f]{40}")
 

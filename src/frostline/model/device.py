@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 # oneDNN keeps compiled code for the last 1,024 shapes of matrix products, and torch's layer over it another
 # 1,024 a thread, by a variable with a less telling name. Batches cut by length seldom repeat a shape: that is
 # half a gigabyte for nothing. Both are read at the first product; 16 are the shapes of one batch.
-for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_name, "16")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
 
 _WORTH = 1.3
 _PROBE_ROWS = 128

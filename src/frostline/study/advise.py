@@ -1,7 +1,7 @@
 """Which plan a data set wants, said before any training: probes of every layer, and a short race.
 
 One pass over a sample, linear probes, and a short training on a tenth of the rows: a tenth of what the plans
-themselves would cost. What it predicts is a guess with a reason; `compare` measures.
+themselves would cost, or little more. What it predicts is a guess with a reason; `compare` measures.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from frostline.data.labels import is_labelled
 from frostline.dry_run import build_estimator
 from frostline.errors import ConfigError, DataError
 from frostline.plan.groups import stage_name
-from frostline.plan.phase import PlanSettings
+from frostline.plan.phase import Phase, PlanSettings
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
 from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
-from frostline.study.promise import Course, Findings, PlanAdvice, Race, extrapolated, promise, ranked
-from frostline.study.race import RACE, drawn, race, race_splits, subset
+from frostline.study.promise import Course, Findings, PlanAdvice, extrapolated, promise, ranked
+from frostline.study.race import Race, drawn, race_phase, race_splits, run_race, subset
 from frostline.training.embed import StageMeans, stage_means
 from frostline.training.estimate import Estimator
 from frostline.training.journal import Event
@@ -36,7 +36,7 @@ from frostline.training.journal import Event
 _SAMPLE_ROWS, _HELD_ROWS, _SAMPLE_TOKENS = 3000, 1000, 40  # tokens of a row on average, at most
 _LAYER_ROWS = 1000
 # A race is run where it takes at most this share of what all plans would take.
-_RACE_SHARE = 0.06
+_RACE_SHARE = 0.05
 _RECIPES = ("features", "heads", "top-layers", "gradual", "full")
 
 
@@ -87,7 +87,7 @@ def advise(
     show = show or (lambda event: None)
     show({"event": "part", "name": "a pass over a sample, and probes of every layer"})
     most = {"train": _SAMPLE_ROWS, "validation": _HELD_ROWS}
-    sample = drawn(prepared, most, most_tokens=_SAMPLE_TOKENS)
+    sample = drawn(prepared, most, mean_tokens=_SAMPLE_TOKENS)
     means = {
         name: stage_means(
             prepared.model.backbone, split.tokens, precision=prepared.precision, device=prepared.device
@@ -172,24 +172,27 @@ def _growth(
 
 def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
     """What the recipes that fit the backbone would do."""
-    a_step = prepared.config.train.batch_size
+    steps_per_epoch = math.ceil(len(prepared.splits["train"]) / prepared.config.train.batch_size)
     found = []
     for recipe in _RECIPES:
+        phases: tuple[Phase, ...] = ()
         with suppress(ConfigError):  # fewer layers than it wants
             phases = phases_of(prepared, PlanSettings(recipe=recipe))
-            last = phases[-1]
-            epochs = sum(phase.epochs for phase in phases if phase.top_layers != 0)
-            found.append(
-                Course(
-                    recipe,
-                    sum(estimator.seconds(phase) for phase in phases),
-                    deepest=last.thaw.to if last.thaw else last.top_layers,
-                    steps=epochs * math.ceil(len(prepared.splits["train"]) / a_step),
-                    epochs=max(phase.epochs for phase in phases),
-                    is_solved=phases[0].solver == "probe",
-                    is_stepwise=any(phase.thaw for phase in phases),
-                )
+        if not phases:
+            continue
+        last = phases[-1]
+        epochs_awake = sum(phase.epochs for phase in phases if phase.top_layers != 0)
+        found.append(
+            Course(
+                recipe,
+                sum(estimator.seconds(phase) for phase in phases),
+                deepest=last.thaw.to if last.thaw else last.top_layers,
+                steps=epochs_awake * steps_per_epoch,
+                longest_epochs=max(phase.epochs for phase in phases),
+                is_solved=phases[0].solver == "probe",
+                is_stepwise=any(phase.thaw for phase in phases),
             )
+        )
     return found
 
 
@@ -198,11 +201,11 @@ def _race(
 ) -> Race | None:
     """The race, unless it takes too much of the seconds that the plans would take."""
     splits = race_splits(prepared)
-    texts, held = len(splits["train"]), len(splits["validation"])
-    if estimator.seconds_of(RACE, num_texts=texts, num_held=held) > _RACE_SHARE * plans_seconds:
+    phase = race_phase(prepared, splits)
+    sizes = {"num_texts": len(splits["train"]), "num_held": len(splits["validation"])}
+    if estimator.seconds_of(phase, **sizes) > _RACE_SHARE * plans_seconds:
         return None
-    before, after, steps = race(prepared, splits, show=show)
-    return Race(before, after, steps=steps, num_held=held)
+    return run_race(prepared, splits, show=show)
 
 
 def _rarest(prepared: Prepared) -> int | None:

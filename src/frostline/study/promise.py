@@ -1,15 +1,17 @@
 """What plans promise, from a probe of the embeddings and a short race: the ranking of an advice.
 
-Knows figures alone, no model and no clock. Its constants are measured on a few data sets (docs/advise.md).
+Knows figures alone, no model and no clock. Its constants are from a few data sets
+and a backbone of six layers (docs/advise.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.plan.phase import TopLayers
+from frostline.study.race import Race
 
 # Growth of what a race gained over the heads, for ten times its steps.
 _GROWTH = 0.5
@@ -28,23 +30,6 @@ _RARELY, _UNLEARNED = 100, 0.02
 _FEW_STEPS, _SHALLOW = 500, 0.015
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
 _LEVEL = 0.003
-
-
-@dataclass(frozen=True)
-class Race:
-    """What learning with every layer awake did in a few steps.
-
-    Attributes:
-        before: mean score of solved heads.
-        after: at the end of the race.
-        steps: that it took.
-        num_held: rows that were scored.
-    """
-
-    before: float
-    after: float
-    steps: int
-    num_held: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class Course:
         seconds: estimated for training.
         deepest: how many top layers learn in the end.
         steps: with layers awake.
-        epochs: of its longest phase.
+        longest_epochs: of its longest phase.
         is_solved: whether its heads are solved first.
         is_stepwise: whether layers wake one after the other.
     """
@@ -80,7 +65,7 @@ class Course:
     seconds: float
     deepest: TopLayers
     steps: int
-    epochs: int
+    longest_epochs: int
     is_solved: bool
     is_stepwise: bool
 
@@ -110,10 +95,11 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
         reason = f"heads {words} on the embeddings as they are: a probe reaches {found.probe:.3f}"
         return PlanAdvice(course.recipe, score, course.seconds, reason)
     gain, reason = _gain(course, found)
-    score = found.probe + gain * (1.0 if course.deepest == "all" else _TOP_SHARE)
     if course.deepest != "all":
-        reason = f"of what every layer would gain, the top {course.deepest} win about half ({reason})"
-    meetings = None if found.rarest is None else found.rarest * course.epochs
+        gain *= _TOP_SHARE
+        reason += f"; a few top layers move about half of that: {gain:+.3f}"
+    score = found.probe + gain
+    meetings = None if found.rarest is None else found.rarest * course.longest_epochs
     if not course.is_solved and meetings is not None and meetings < _RARELY:
         score -= _UNLEARNED
         reason += f"; its heads start from zero and meet the rarest class {meetings} times"
@@ -127,14 +113,15 @@ def _gain(course: Course, found: Findings) -> tuple[float, str]:
     """What all layers awake are expected to gain over solved heads in the steps of a plan, and from what."""
     usual = _USUAL_SHARE * (1.0 - min(1.0, max(0.0, found.probe)))
     if found.race is None:
-        return usual, f"a guess: layers that learn usually win {usual:.3f} over a probe of {found.probe:.3f}"
+        return usual, f"a guess: layers that learn usually win a fifth of what a probe leaves: {usual:+.3f}"
     race = found.race
     raced = race.after - race.before
-    words = f"{race.steps} steps moved {race.before:.3f} to {race.after:.3f} ({raced:+.3f})"
+    words = f"{race.steps} steps with every layer awake moved {race.before:.3f} to {race.after:.3f}"
     if raced > 0:
-        raced *= 1 + _GROWTH * max(0.0, math.log10(course.steps / race.steps))
+        raced *= 1 + _GROWTH * max(0.0, math.log10(max(1, course.steps) / race.steps))
     trust = _SPREAD**2 / (_SPREAD**2 + _OTHERWISE / race.num_held)
-    return trust * raced + (1 - trust) * usual, f"{words}; this plan takes {course.steps}"
+    gain = trust * raced + (1 - trust) * usual
+    return gain, f"{words}; for {course.steps} steps, and weighed with what is usual: {gain:+.3f}"
 
 
 def ranked(plans: Sequence[PlanAdvice]) -> tuple[PlanAdvice, ...]:
@@ -149,10 +136,12 @@ def ranked(plans: Sequence[PlanAdvice]) -> tuple[PlanAdvice, ...]:
     return tuple(found)
 
 
-def extrapolated(growth: dict[int, float], num_rows: int) -> float:
-    """Probe score on all rows: that of the sample, and half of its growth since a tenth for each tenfold."""
+def extrapolated(growth: Mapping[int, float], num_rows: int) -> float:
+    """Probe score on all rows: that of the sample, and half of its growth since a tenth for each tenfold; at
+    most 1.
+    """
     rows, scores = list(growth), list(growth.values())
     if len(rows) < 2 or num_rows <= rows[-1]:
         return scores[-1]
     slope = max(0.0, (scores[-1] - scores[0]) / math.log10(rows[-1] / rows[0]))
-    return scores[-1] + 0.5 * slope * math.log10(num_rows / rows[-1])
+    return min(1.0, scores[-1] + 0.5 * slope * math.log10(num_rows / rows[-1]))

@@ -10,6 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,37 @@ from frostline.training.loop import Trainer
 from frostline.training.ranks import Ranks
 from frostline.training.state import State
 
-_FEWEST_TEXTS, _MOST_TEXTS = 1000, 2000
-_HELD_ROWS = 500
-# Of batches of 64, three times 1,000 texts are 48 steps; fewer only show that heads and layers have to find
-# each other again (docs/experiments.md).
-RACE = Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=3)
+_FEWEST_ROWS, _MOST_ROWS, _HELD_ROWS = 1000, 2000, 500
+# Fewer steps only show that heads and layers have to find each other again (docs/experiments.md).
+_PHASE = Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=3, min_steps=48)
+
+
+@dataclass(frozen=True)
+class Race:
+    """What learning with every layer awake did in a few steps.
+
+    Attributes:
+        before: mean score of solved heads.
+        after: at the end of the race.
+        steps: that it took.
+        num_held: rows that were scored.
+    """
+
+    before: float
+    after: float
+    steps: int
+    num_held: int
 
 
 def race_splits(prepared: Prepared) -> dict[str, Split]:
-    """What a race learns from and is scored on, in random order, the same for the same seed.
+    """Random rows that a race learns from, a tenth but at least 1,000 and at most 2,000, and is scored on."""
+    rows = max(_FEWEST_ROWS, min(_MOST_ROWS, len(prepared.splits["train"]) // 10))
+    return drawn(prepared, {"train": rows, "validation": _HELD_ROWS})
 
-    A tenth of the training rows, but at least 1,000 texts, for which few rows are taken several times, and at
-    most 2,000; and at most 500 validation rows.
-    """
-    train, generator = prepared.splits["train"], np.random.default_rng(prepared.config.train.seed)
-    size = max(_FEWEST_TEXTS, min(_MOST_TEXTS, len(train) // 10))
-    rows = np.resize(generator.permutation(len(train)), size)
-    return {"train": subset(train, rows), **drawn(prepared, {"validation": _HELD_ROWS})}
+
+def race_phase(prepared: Prepared, splits: dict[str, Split]) -> Phase:
+    """What learns in a race, with the epochs that 48 steps take."""
+    return _PHASE.with_epochs_for(math.ceil(len(splits["train"]) / prepared.config.train.batch_size))
 
 
 def subset(split: Split, rows: IntN) -> Split:
@@ -51,10 +66,8 @@ def subset(split: Split, rows: IntN) -> Split:
     return Split(split.name, split.tokens.take(rows), labels)
 
 
-def race(
-    prepared: Prepared, splits: dict[str, Split], *, show: Callable[[Event], None]
-) -> tuple[float, float, int]:
-    """Validation scores of solved heads and after a race, and its steps.
+def run_race(prepared: Prepared, splits: dict[str, Split], *, show: Callable[[Event], None]) -> Race:
+    """Trains a copy for a short while, from solved heads on.
 
     Args:
         prepared: of the run whose plan is sought.
@@ -62,9 +75,14 @@ def race(
         show: called with every event as it happens.
     """
     show({"event": "part", "name": "a race with every layer awake"})
-    before, after = _train(prepared, (Phase(name="heads", solver="probe"), RACE), splits, show=show)
-    steps = RACE.epochs * math.ceil(len(splits["train"]) / prepared.config.train.batch_size)
-    return float(before["validation"]["score"]), float(after["validation"]["score"]), steps
+    phase = race_phase(prepared, splits)
+    before, after = _train(prepared, (Phase(name="heads", solver="probe"), phase), splits, show=show)
+    return Race(
+        before=float(before["validation"]["score"]),
+        after=float(after["validation"]["score"]),
+        steps=phase.epochs * math.ceil(len(splits["train"]) / prepared.config.train.batch_size),
+        num_held=len(splits["validation"]),
+    )
 
 
 def _train(
@@ -90,20 +108,21 @@ def _train(
     return trainer.state.reports
 
 
-def drawn(prepared: Prepared, most: Mapping[str, int], *, most_tokens: int = 10**9) -> dict[str, Split]:
+def drawn(prepared: Prepared, most: Mapping[str, int], *, mean_tokens: int | None = None) -> dict[str, Split]:
     """Random rows of each split named, in random order, the same for the same seed.
 
     Args:
         prepared: with the splits.
         most: rows, by split.
-        most_tokens: of a row on average, so that long texts are fewer.
+        mean_tokens: so many tokens for each of these rows, together, are enough; at least a row is taken.
     """
     found = {}
     for name, number in most.items():
         split = prepared.splits[name]
         generator = np.random.default_rng(prepared.config.train.seed)
         rows = generator.permutation(len(split))[:number]
-        tokens = np.cumsum(split.tokens.length_N[rows])
-        fitting = int(np.searchsorted(tokens, most_tokens * number, side="right"))
-        found[name] = subset(split, rows[: max(1, fitting)])
+        if mean_tokens is not None:
+            tokens = np.cumsum(split.tokens.length_N[rows])
+            rows = rows[: max(1, int(np.searchsorted(tokens, mean_tokens * number, side="right")))]
+        found[name] = subset(split, rows)
     return found

@@ -23,7 +23,6 @@ from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
 from frostline.model.backbone import Backbone
-from frostline.model.cpu import attention_without_gradient
 from frostline.model.device import Precision, forward_tokens, machine_facts, map_batches
 from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hash
@@ -95,7 +94,7 @@ class Activations:
         digest = hashlib.blake2b(self._weights_below(depth), digest_size=20)
         about = (
             _CODE, depth, self.precision.format, self.backbone.transformer.config.to_json_string(),
-            str(self.backbone.tail), attention_without_gradient(self.backbone.transformer),
+            str(self.backbone.tail), self.backbone.transformer.config._attn_implementation,
             forward_tokens(self.device), *machine_facts(self.device),
         )  # fmt: skip
         digest.update(f"{about} {self._distinct(split).digest}".encode())

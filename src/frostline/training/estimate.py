@@ -29,7 +29,7 @@ _PROBE_SECONDS_PER_ROW = 0.00015
 class Estimator:
     """Seconds of phases on this machine; what was timed once is not timed again.
 
-    Heads on stored embeddings are taken at 1.5 ms a step and 0.6 ms a solved row and head, which is small
+    Heads on stored embeddings are taken at 1.5 ms a step and 0.15 ms a solved row and head, which is small
     beside the forward pass that is timed.
     """
 
@@ -75,7 +75,7 @@ class Estimator:
         return seconds
 
     def seconds_of(self, phase: Phase, *, num_texts: int, num_held: int) -> float:
-        """The same for fewer texts than the run has, with the depth that the phase begins with."""
+        """The same for another number of texts like those of the run, at the depth of the phase's start."""
         steps = epoch_steps(self._train, self._settings, epoch=0, heads=phase.taught_heads(self._trial.tasks))
         depth = phase.depths(self._trial.backbone.num_layers)[0]
         learning = self._step_seconds(phase, depth, steps) * num_texts
