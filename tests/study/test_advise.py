@@ -117,19 +117,6 @@ def test_rows_are_drawn_the_same_for_a_seed(content):
     assert 80 < len(short.tokens.ids_T) <= 100, "long texts are fewer"
 
 
-def test_the_rarest_class_is_that_of_any_task(content):
-    from frostline.prepare import prepare
-    from frostline.study.advise import _rarest
-
-    prepared = prepare(fl.Config.build(content))
-    labels = prepared.splits["train"].labels
-    counts = [np.bincount(labels[name][labels[name] >= 0]).min() for name in ("topic", "mood")]
-    assert _rarest(prepared) == min(counts)
-    labels["mood"][:] = -100
-    labels["mood"][:3] = [0, 0, 1]
-    assert _rarest(prepared) == 1
-
-
 def test_plans_are_known_by_what_they_do(content):
     from frostline.dry_run import build_estimator
     from frostline.prepare import prepare

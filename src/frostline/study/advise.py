@@ -101,8 +101,7 @@ def advise(
     courses = _courses(prepared, estimator)
     ran = _race(prepared, estimator, sum(course.seconds for course in courses), show=show)
     probe = extrapolated(growth, len(prepared.splits["train"]))
-    found = Findings(probe, ran, _rarest(prepared))
-    plans = ranked([promise(course, found) for course in courses])
+    plans = ranked([promise(course, Findings(probe, ran)) for course in courses])
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
@@ -188,7 +187,6 @@ def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
                 sum(estimator.seconds(phase) for phase in phases),
                 deepest=last.thaw.to if last.thaw else last.top_layers,
                 steps=epochs_awake * steps_per_epoch,
-                longest_epochs=max(phase.epochs for phase in phases),
                 is_solved=phases[0].solver == "probe",
                 is_stepwise=any(phase.thaw for phase in phases),
             )
@@ -206,16 +204,3 @@ def _race(
     if estimator.seconds_of(phase, **sizes) > _RACE_SHARE * plans_seconds:
         return None
     return run_race(prepared, splits, show=show)
-
-
-def _rarest(prepared: Prepared) -> int | None:
-    """Training rows of the rarest class that has any, of any task; None without classes."""
-    train = prepared.splits["train"]
-    counts: list[int] = []
-    for name, task in prepared.model.tasks.items():
-        known = train.labels[name][is_labelled(train.labels[name])]
-        if task.kind == "classification":
-            counts += np.unique_counts(known).counts.tolist()
-        elif task.kind == "multilabel":
-            counts += [int(number) for number in known.sum(axis=0) if number]
-    return min(counts, default=None)

@@ -22,10 +22,8 @@ _USUAL_SHARE, _SPREAD = 0.2, 0.04
 _OTHERWISE = 0.15
 # Of the gain of all layers, what a few top layers win.
 _TOP_SHARE = 0.45
-# What a start from heads at zero costs where only heads learn; and where they meet a class too seldom to
-# learn it.
+# What a start from heads at zero costs where only heads learn.
 _UNSOLVED = 0.004
-_RARELY, _UNLEARNED = 100, 0.02
 # What it costs to thaw layer by layer in so few steps: those of shallow depth teach less.
 _FEW_STEPS, _SHALLOW = 500, 0.015
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
@@ -39,12 +37,10 @@ class Findings:
     Attributes:
         probe: expected mean score of heads solved on all rows.
         race: None where it would have cost too much.
-        rarest: rows of the rarest class of any task; None without classes.
     """
 
     probe: float
     race: Race | None
-    rarest: int | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,6 @@ class Course:
         seconds: estimated for training.
         deepest: how many top layers learn in the end.
         steps: with layers awake.
-        longest_epochs: of its longest phase.
         is_solved: whether its heads are solved first.
         is_stepwise: whether layers wake one after the other.
     """
@@ -65,7 +60,6 @@ class Course:
     seconds: float
     deepest: TopLayers
     steps: int
-    longest_epochs: int
     is_solved: bool
     is_stepwise: bool
 
@@ -99,10 +93,6 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
         gain *= _TOP_SHARE
         reason += f"; a few top layers move about half of that: {gain:+.3f}"
     score = found.probe + gain
-    meetings = None if found.rarest is None else found.rarest * course.longest_epochs
-    if not course.is_solved and meetings is not None and meetings < _RARELY:
-        score -= _UNLEARNED
-        reason += f"; its heads start from zero and meet the rarest class {meetings} times"
     if course.is_stepwise and course.steps < _FEW_STEPS:
         score -= _SHALLOW
         reason += "; so few steps are too few to thaw in turn"
