@@ -140,8 +140,8 @@ def show_advice(console: Console, content: Mapping[str, Any], *, place: Path) ->
         about = f"{plan['score']:.3f}", duration(plan["seconds"])
         ranked.add_row(str(number), plan["recipe"], *about, escape(plan["reason"]))
     console.print(ranked)
-    for sign in content["domain"]:
-        console.print(f"[yellow]note:[/yellow] {escape(sign)}")
+    for sentence in (*content["warnings"], *content["domain"]):
+        console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
     together = duration(sum(plan["seconds"] for plan in content["plans"]))
     console.print(
         f"{duration(content['seconds'])}; to train them all would take about {together}. Train the first: "

@@ -54,6 +54,20 @@ def test_the_file_is_one_that_train_takes(advised):
     assert all(f"# {i}. {plan.recipe}: " in text for i, plan in enumerate(advice.plans, 1))
 
 
+def test_few_validation_rows_are_told(advised):
+    config, advice = advised
+    assert any("60 rows for validation decide this" in warning for warning in advice.warnings)
+    assert "# Note: 60 rows for validation" in advice_file(config, advice)
+
+
+def test_what_a_plan_would_warn_of_is_told(tiny, toy):
+    from conftest import build_content
+
+    content = build_content(tiny, toy)
+    content["model"]["max_length"] = 4
+    assert any("cut" in warning for warning in fl.advise(content).warnings)
+
+
 def test_content_is_json(advised):
     assert json.loads(json.dumps(advised[1].content()))["plans"]
 

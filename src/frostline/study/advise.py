@@ -35,6 +35,7 @@ from frostline.training.journal import Event
 
 _SAMPLE_ROWS, _HELD_ROWS, _SAMPLE_TOKENS = 3000, 1000, 40  # tokens of a row on average, at most
 _LAYER_ROWS = 1000
+_ENOUGH_HELD = 200
 # A race is run where it takes at most this share of what all plans would take.
 _RACE_SHARE = 0.05
 _RECIPES = ("features", "heads", "top-layers", "gradual", "full")
@@ -51,6 +52,7 @@ class Advice:
         growth: mean probe score on a tenth, three tenths and all of the sample, by rows.
         race: None where it would have taken too large a part of what the plans take.
         domain: signs of a domain that the backbone does not know, a sentence each.
+        warnings: what the user should know besides, a sentence each.
         seconds: that the advice took.
     """
 
@@ -60,6 +62,7 @@ class Advice:
     growth: dict[int, float]
     race: Race | None
     domain: tuple[str, ...]
+    warnings: tuple[str, ...]
     seconds: float
 
     def content(self) -> dict[str, Any]:
@@ -105,7 +108,8 @@ def advise(
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
-    return Advice(plans, layers, apart, growth, ran, domain, time.monotonic() - started)
+    warnings = (*prepared.warnings, *_few_rows(len(prepared.splits["validation"])))
+    return Advice(plans, layers, apart, growth, ran, domain, warnings, time.monotonic() - started)
 
 
 def advice_file(asked: Config, advice: Advice) -> str:
@@ -115,10 +119,19 @@ def advice_file(asked: Config, advice: Advice) -> str:
         lines.append(
             f"{number}. {plan.recipe}: about {plan.score:.3f} in {duration(plan.seconds)}. {plan.reason}."
         )
-    lines += [f"Note: {sign}." for sign in advice.domain]
+    lines += [f"Note: {sentence.rstrip('.')}." for sentence in (*advice.warnings, *advice.domain)]
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     chosen = asked.with_({"plan": {"recipe": advice.plans[0].recipe}})
     return f"{head}\n{chosen.to_toml()}"
+
+
+def _few_rows(number: int) -> list[str]:
+    """A warning where the promises rest on few validation rows."""
+    if number >= _ENOUGH_HELD:
+        return []
+    tells_apart = 0.5 / math.sqrt(number)  # standard error of a share near a half
+    rows = "1 row" if number == 1 else f"{number} rows"
+    return [f"{rows} for validation decide this: scores nearer than {tells_apart:.2f} are the same."]
 
 
 def _look_at_layers(
