@@ -30,7 +30,7 @@ from frostline.data.batches import Tokens, offsets_of, tokenize, tokenized_block
 from frostline.data.table import IntN
 from frostline.errors import RunError
 
-_FORMAT = 2
+_FORMAT = 2  # raised when the same texts could get other ids
 _MOST_BYTES = 4 * 2**30
 _KEYS = re.compile(r"[0-9a-f]{40}")
 

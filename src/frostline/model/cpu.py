@@ -1,4 +1,4 @@
-"""Modules that torch runs slowly on a CPU in training, and what takes their place: dropout and attention.
+"""Modules that torch runs slowly on a CPU, and what takes their place: dropout and attention.
 
 torch 2.13 draws masks one number at a time on one core; its attention computes in float32 where there is
 dropout, has a slow backward pass where there is none, and is slow in bf16 altogether (docs/experiments.md).
@@ -56,8 +56,8 @@ def attend(
 
     With a gradient the scores (B, H, L, L) are kept in memory. Scores are rounded to the number format of the
     query, torch's not: in bf16 an embedding of MiniLM comes out 1.7e-5 from that in float32 (1 − cosine), by
-    torch's attention 1.5e-5. A query that may read no key gets the mean of
-    all values from the plain formula, and 0 from `sdpa`; no text is without a token.
+    torch's attention 1.5e-5. A query that may read no key gets the mean of all values from the plain formula,
+    and 0 from `sdpa`; no text is without a token.
 
     Args:
         module: that attends.

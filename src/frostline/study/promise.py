@@ -1,7 +1,7 @@
 """What plans promise, from a probe of the embeddings and a short race: the ranking of an advice.
 
-Knows figures alone, no model and no clock. Its constants are from a few data sets
-and a backbone of six layers (docs/advise.md).
+Knows figures alone, no model and no clock. Its constants are from a few data sets and a backbone of six
+layers (docs/advise.md).
 """
 
 from __future__ import annotations
