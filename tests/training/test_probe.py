@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from frostline.data.labels import Task
 from frostline.model.heads import Head
@@ -11,8 +12,13 @@ from frostline.training.probe import solve_head
 TASK = Task(name="t", column="t", kind="classification", labels=("a", "b", "c"))
 
 
-def _head():
-    return Head(TASK, width=8, input_scale=1.0)
+WEIGHTED = TASK.model_copy(update={"class_weights": (0.5, 1.0, 30.0)})
+TAGS = Task(name="t", column="t", kind="multilabel", labels=("a", "b"), class_weights=(1.0, 5.0))
+NUMBER = Task(name="t", column="t", kind="regression", labels=(), target_mean=0.5, target_std=0.5)
+
+
+def _head(task=TASK):
+    return Head(task, width=8, input_scale=1.0)
 
 
 def _rows(number, seed, *, rare):
@@ -57,3 +63,18 @@ def test_the_search_goes_on_while_score_or_loss_improve(scores, losses, taken, t
     monkeypatch.setattr(probe, "_loss", lambda *args: now["loss"])
     assert _solve(_rows(20, 0, rare=2), _rows(20, 1, rare=2))["strength"] == taken
     assert len(scores) - len(list(left)) == tried
+
+
+@pytest.mark.parametrize("task", [TASK, WEIGHTED, TAGS, NUMBER], ids=["plain", "weighted", "tags", "number"])
+def test_every_kind_of_task_is_solved(task):
+    def labelled(seed):
+        states, classes = _rows(200, seed, rare=6)
+        if task.kind == "multilabel":
+            return states, np.stack([classes > 0, classes > 1], axis=1).astype(np.float32)
+        return states, classes.astype(np.float32) if task.kind == "regression" else classes
+
+    train, held = labelled(0), labelled(1)
+    head = _head(task)
+    found = solve_head(head, train_ND=train[0], train_labels=train[1], held_ND=held[0], held_labels=held[1])
+    assert found["score"] > 0.8
+    assert torch.isfinite(head.linear.weight).all()

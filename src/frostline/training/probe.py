@@ -70,9 +70,10 @@ def solve_head(
 
 
 def _loss(head: Head, logits_NC: Matrix, labels: LabelsN) -> float:
-    """Loss of a head's outputs, summed over labelled rows."""
+    """Loss of a head's outputs, summed over labelled rows; in float32, as the head's class weights are."""
     device = head.linear.weight.device
-    return float(head.loss_sum(*(torch.from_numpy(one).to(device) for one in (logits_NC, labels))))
+    logits = torch.from_numpy(logits_NC).to(device, torch.float32)
+    return float(head.loss_sum(logits, torch.from_numpy(labels).to(device)))
 
 
 def _features(head: Head, embedding_ND: Matrix) -> Matrix:
