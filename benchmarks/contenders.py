@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from others import embed_sentence_transformers, run_scheduler, run_setfit, run_trainer
-from work import DEPTHS, HEAD_RATE, RATE, TASKS, THAW, WORK, Result, read_rows, read_splits, timed
+from work import (
+    DEPTHS,
+    HEAD_RATE,
+    RATE,
+    TASKS,
+    THAW,
+    WORK,
+    Result,
+    backbone_folder,
+    read_rows,
+    read_splits,
+    timed,
+)
 
 
 def run_frostline(work: str, rows: int | None) -> Result:
@@ -26,6 +38,7 @@ def run_frostline(work: str, rows: int | None) -> Result:
         plan = {"recipe": "gradual"}
     with tempfile.TemporaryDirectory() as folder:
         config = {
+            "model": {"backbone": str(backbone_folder())},
             "data": read_splits(rows),
             "tasks": {name: {} for name in TASKS},
             "plan": plan,
@@ -53,6 +66,7 @@ def embed_frostline(_: str, rows: int | None) -> Result:
 
     with tempfile.TemporaryDirectory() as folder:
         config = {
+            "model": {"backbone": str(backbone_folder())},
             "data": {"train": read_rows("train", 200), "validation": read_rows("validation", 50)},
             "tasks": {name: {} for name in TASKS},
             "plan": {"recipe": "features"},

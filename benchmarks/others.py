@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from work import DEPTHS, HEAD_RATE, RATE, TASKS, THAW, Result, Rows, read_splits, timed
+from work import DEPTHS, HEAD_RATE, RATE, TASKS, THAW, Result, Rows, backbone_folder, read_splits, timed
 
 
 def build_two_heads(splits: dict[str, Rows], top: int | str) -> Any:
@@ -22,14 +22,12 @@ def build_two_heads(splits: dict[str, Rows], top: int | str) -> Any:
     from transformers import AutoModel
     from transformers.modeling_outputs import ModelOutput
 
-    from frostline.model.domains import find_backbone
-
     counts = [len({row[task] for row in splits["train"]}) for task in TASKS]
 
     class TwoHeads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = AutoModel.from_pretrained(find_backbone("general").folder)
+            self.encoder = AutoModel.from_pretrained(backbone_folder())
             width = self.encoder.config.hidden_size
             self.heads = nn.ModuleList([nn.Linear(width, count) for count in counts])
             layers = self.encoder.encoder.layer
@@ -56,9 +54,7 @@ def encoder_of(splits: dict[str, Rows]) -> tuple[Callable[[Rows], list[dict[str,
     import torch
     from transformers import AutoTokenizer
 
-    from frostline.model.domains import find_backbone
-
-    tokenizer = AutoTokenizer.from_pretrained(find_backbone("general").folder)
+    tokenizer = AutoTokenizer.from_pretrained(backbone_folder())
     names = {task: sorted({row[task] for row in splits["train"]}) for task in TASKS}
 
     def encode(split: Rows) -> list[dict[str, Any]]:
@@ -87,13 +83,13 @@ def run_trainer(work: str, rows: int | None, *, is_tuned: bool) -> Result:
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from frostline.model.device import choose_precision
+    from frostline.model.device import choose_device, choose_precision
 
     splits = read_splits(rows)
     top, epochs = DEPTHS[work]
     model = build_two_heads(splits, top)
     encode, collate = encoder_of(splits)
-    bf16 = is_tuned and choose_precision("auto", device=torch.device("cpu"), width=384).format == "bf16"
+    bf16 = is_tuned and choose_precision("auto", device=choose_device("auto"), width=384).format == "bf16"
     track: list[tuple[float, float]] = []
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -139,15 +135,13 @@ def run_setfit(work: str, rows: int | None) -> Result:
     from setfit import SetFitModel
     from sklearn.metrics import f1_score
 
-    from frostline.model.domains import find_backbone
-
     splits = read_splits(rows)
     top, epochs = DEPTHS[work]
     seconds, scores = 0.0, []
     for task in TASKS:
         names = sorted({row[task] for row in splits["train"]})
         model = SetFitModel.from_pretrained(
-            str(find_backbone("general").folder),
+            str(backbone_folder()),
             use_differentiable_head=True,
             head_params={"out_features": len(names)},
             labels=names,
@@ -168,16 +162,15 @@ def run_setfit(work: str, rows: int | None) -> Result:
 def run_scheduler(work: str, rows: int | None) -> Result:
     """finetuning-scheduler thaws heads, top layers and the rest; bf16 where it pays, batches of 64."""
     import lightning
-    import torch
     from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
     from torch.utils.data import DataLoader
 
-    from frostline.model.device import choose_precision
+    from frostline.model.device import choose_device, choose_precision
 
     splits = read_splits(rows)
     model = build_two_heads(splits, "all")
     encode, collate = encoder_of(splits)
-    bf16 = choose_precision("auto", device=torch.device("cpu"), width=384).format == "bf16"
+    bf16 = choose_precision("auto", device=choose_device("auto"), width=384).format == "bf16"
     track: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "schedule.yaml"
@@ -185,7 +178,7 @@ def run_scheduler(work: str, rows: int | None) -> Result:
         thawing = FinetuningScheduler(ft_schedule=str(file), epoch_transitions_only=True)
         trainer = lightning.Trainer(
             max_epochs=sum(epochs for _, epochs in THAW),
-            accelerator="cpu",
+            accelerator="auto",
             precision="bf16-mixed" if bf16 else "32-true",
             default_root_dir=place,
             callbacks=[thawing, FTSCheckpoint(monitor="val_loss", save_top_k=1)],
@@ -254,9 +247,7 @@ def embed_sentence_transformers(rows: int | None, *, dtype: str) -> Result:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from frostline.model.domains import find_backbone
-
-    folder = find_backbone("general").folder
+    folder = backbone_folder()
     model = SentenceTransformer(str(folder), model_kwargs={"dtype": getattr(torch, dtype)})
     model.max_seq_length = 128
     return timed(lambda texts: model.encode(texts, show_progress_bar=False), rows)

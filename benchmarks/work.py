@@ -44,6 +44,21 @@ class Result(TypedDict, total=False):
     pass_share: float
 
 
+_other_backbone: list[Path] = []
+
+
+def backbone_folder() -> Path:
+    """The backbone that everyone starts from: the packaged one, or that of `use_backbone`."""
+    from frostline.model.domains import find_backbone
+
+    return _other_backbone[-1] if _other_backbone else find_backbone("general").folder
+
+
+def use_backbone(folder: Path) -> None:
+    """Gives everyone in this process another backbone."""
+    _other_backbone.append(folder)
+
+
 def read_rows(name: str, most: int | None) -> Rows:
     """Rows of a split, `most` of them at equal distances."""
     lines = (OPINIONS / f"{name}.jsonl").read_text("utf-8").splitlines()
@@ -62,24 +77,28 @@ def useful_gflop(lengths: list[int], *, layers: int, width: int, inner: int) -> 
     return layers * sum(n * by_token + 4 * n**2 * width for n in lengths) / 1e9
 
 
-def product_rate(*, width: int, inner: int, tokens: int = 1024, seconds: float = 2.0) -> float:
-    """GFLOP/s of bf16 matrix products of a layer's shapes, with a product for each core at a time."""
+def product_rate(*, width: int, inner: int, seconds: float = 2.0) -> float:
+    """GFLOP/s of bf16 matrix products of a layer's shapes: on a GPU, or with one for each core at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = 65_536 if device == "cuda" else 1024
     sides = [(width, width)] * 4 + [(width, inner), (inner, width)]
-    matrices = [torch.randn(shape).bfloat16() for shape in sides]
-    threads = torch.get_num_threads()
+    matrices = [torch.randn(shape, device=device).bfloat16() for shape in sides]
+    threads = torch.get_num_threads() if device == "cpu" else 1
 
     def multiply(end: float) -> int:
-        states = {size: torch.randn(tokens, size).bfloat16() for size in (width, inner)}
+        states = {size: torch.randn(tokens, size, device=device).bfloat16() for size in (width, inner)}
         done = 0
         with torch.inference_mode():
             while time.perf_counter() < end:
                 for matrix in matrices:
                     torch.matmul(states[matrix.shape[0]], matrix)
                 done += 1
+                if device == "cuda":
+                    torch.cuda.synchronize()
         return done
 
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -102,9 +121,7 @@ def timed(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from frostline.model.domains import find_backbone
-
-    folder = find_backbone("general").folder
+    folder = backbone_folder()
     texts = [row["text"] for row in read_rows("train", rows)]
     prepare = prepare or list
     encode(prepare(texts[:64]))

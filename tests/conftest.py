@@ -29,8 +29,9 @@ from transformers import (
 )
 
 from frostline import train
-from frostline.model.backbone import Backbone, load_backbone
+from frostline.model.backbone import Backbone
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 from frostline.training.journal import read_events
 
 TOPICS = {

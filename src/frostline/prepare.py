@@ -18,10 +18,11 @@ from frostline.data.labels import check_learnable, encode_labels, is_labelled
 from frostline.data.table import read_table
 from frostline.data.token_cache import tokenize_once
 from frostline.errors import ConfigError, DataError, listing
-from frostline.model.backbone import Backbone, load_backbone
+from frostline.model.backbone import Backbone
 from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_over
-from frostline.model.device import Precision, choose_device, choose_precision, forward_tokens
+from frostline.model.device import Precision, choose_device, choose_precision, step_tokens
 from frostline.model.domains import find_backbone
+from frostline.model.loading import load_backbone
 from frostline.model.multitask import MultitaskModel
 from frostline.notices import added_epochs, cut_texts, fork_costs, scarce_labels
 from frostline.plan.alone import phases_alone
@@ -245,7 +246,7 @@ def _resolved_settings(
     config: Config, precision: Precision, device: torch.device
 ) -> tuple[TrainSettings, list[str]]:
     """The training settings with what this machine decided, and a sentence where it cannot store anything."""
-    tokens = config.train.batch_tokens or forward_tokens(device)
+    tokens = config.train.batch_tokens or step_tokens(device)
     update: dict[str, object] = {"precision": precision.format, "batch_tokens": tokens}
     stores, said = config.train.activations, []
     if stores.store == "auto" and not stores.can_write():

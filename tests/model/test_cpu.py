@@ -8,9 +8,9 @@ from transformers import AutoModel
 
 from conftest import CONFIGS
 from frostline.model import cpu
-from frostline.model.backbone import load_backbone
 from frostline.model.cpu import FastDropout, attend, replace_slow_parts
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

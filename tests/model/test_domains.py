@@ -10,8 +10,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from conftest import SIZE, build_tokenizer
 from frostline.errors import BackboneError
 from frostline.model import domains
-from frostline.model.backbone import load_backbone
 from frostline.model.domains import DOMAINS, ModelSettings, check_is_safe, find_backbone
+from frostline.model.loading import load_backbone
 
 CONFIG = BertConfig(**SIZE, num_hidden_layers=2, max_position_embeddings=64, num_labels=3)
 

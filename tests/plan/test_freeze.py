@@ -174,8 +174,8 @@ def test_the_optimizer_in_bands_for_twelve_layers(tmp_path):
     from transformers import BertConfig
 
     from conftest import SIZE, save_encoder
-    from frostline.model.backbone import load_backbone
     from frostline.model.domains import ModelSettings
+    from frostline.model.loading import load_backbone
 
     folder = save_encoder(
         tmp_path / "deep", BertConfig(**SIZE, num_hidden_layers=12, max_position_embeddings=64)

@@ -3,8 +3,8 @@
 import pytest
 
 from frostline.data.batches import Split, tokenize
-from frostline.model.backbone import load_backbone
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 from frostline.study.domain import domain_signs
 
 CLINIC = "Patients received a dose of the inhibitor; serum protein and gene expression were measured."

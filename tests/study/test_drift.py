@@ -10,9 +10,9 @@ from conftest import CONFIGS, WORDS, save_encoder, toy_rows, write_jsonl
 from frostline import train
 from frostline.data.batches import tokenize
 from frostline.errors import BackboneError, DataError
-from frostline.model.backbone import load_backbone
 from frostline.model.device import Precision
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 from frostline.study.drift import (
     drift_between,
     drift_of_file,

@@ -14,9 +14,9 @@ from frostline.cache import exclusive, make_room
 from frostline.data.batches import Split, Tokens, tokenize
 from frostline.data.distinct import distinct_texts
 from frostline.errors import CacheError
-from frostline.model.backbone import load_backbone
 from frostline.model.device import Precision
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 from frostline.plan.phase import Phase
 from frostline.training import activations, gate, held
 from frostline.training.activations import Activations

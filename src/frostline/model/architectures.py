@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from frostline.errors import BackboneError, did_you_mean
 
 
@@ -45,6 +47,8 @@ class Layout:
             stage 0 and learn only when all layers do.
         unused: makes no part of a token's state (BERT's pooler); never learns.
         runs_empty: whether the encoder's `forward` works with an empty list of layers.
+        packs: whether texts can be run one after the other without padding: nothing but the positions that
+            they are given and the attention tells them apart.
         classifier: of the architecture's model for classification.
     """
 
@@ -56,18 +60,21 @@ class Layout:
     shared: tuple[str, ...] = ()
     unused: tuple[str, ...] = ("pooler",)
     runs_empty: bool = True
+    packs: bool = False
     classifier: Classifier = Classifier()
 
 
 LAYOUTS = {
-    "bert": Layout(classifier=Classifier("bert.pooler.dense", "classifier")),
-    "roberta": Layout(),
-    "xlm-roberta": Layout(),
+    "bert": Layout(packs=True, classifier=Classifier("bert.pooler.dense", "classifier")),
+    "roberta": Layout(packs=True),
+    "xlm-roberta": Layout(packs=True),
     "distilbert": Layout(
-        layers="transformer.layer", classifier=Classifier("pre_classifier", "classifier", "relu")
+        layers="transformer.layer",
+        packs=True,
+        classifier=Classifier("pre_classifier", "classifier", "relu"),
     ),
     "mpnet": Layout(shared=("encoder.relative_attention_bias",)),
-    "electra": Layout(projection="embeddings_project", classifier=Classifier(activation="gelu")),
+    "electra": Layout(projection="embeddings_project", packs=True, classifier=Classifier(activation="gelu")),
     "deberta-v2": Layout(
         first_layer="encoder.conv",
         shared=("encoder.rel_embeddings", "encoder.LayerNorm"),
@@ -91,6 +98,13 @@ LAYOUTS = {
 _REFUSED = {
     "albert": "its layers share one set of weights, so no layer can be frozen alone",
 }
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Number of a text's first position; some count from the padding id upward."""
+    if model.config.model_type in {"roberta", "xlm-roberta"}:
+        return int(model.config.pad_token_id) + 1
+    return 2 if model.config.model_type == "mpnet" else 0
 
 
 def layout_of(model_type: str) -> Layout:

@@ -10,26 +10,20 @@ Shapes: B texts, L tokens, D width.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from pickle import UnpicklingError  # what torch raises for a .bin that holds more than tensors
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from frostline.data.batches import TokenBatch
 from frostline.errors import BackboneError
-from frostline.model.architectures import Layout, layout_of
+from frostline.model.architectures import Layout, first_position, layout_of
 from frostline.model.cpu import replace_slow_parts
-from frostline.model.domains import ModelSettings, find_backbone
+from frostline.model.packing import Packing, can_pack
 from frostline.model.views import build_view, has_module, is_under
 
 
@@ -177,10 +171,19 @@ class Backbone(nn.Module):
             parameter.data = parameter.data.to(dtype)
         return self
 
-    @staticmethod
-    def _run(view: nn.Module, states: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    def _run(self, view: nn.Module, states: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
         # A suffix is given hidden states in place of token ids; only the replaced embeddings read them.
-        return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
+        if not (self.layout.packs and can_pack(self.transformer, device=states.device)):
+            return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
+        packing = Packing.of(mask_BL)
+        packed = view(
+            input_ids=packing.pack(states),
+            position_ids=(packing.position_T + first_position(self.transformer))[None],
+            cu_seq_lens_q=packing.start_B1,
+            max_length_q=packing.length,
+            return_dict=True,
+        )[0]
+        return packing.unpack(packed)
 
     def _view(self, start: int, stop: int) -> nn.Module:
         key = (start, stop)
@@ -220,81 +223,10 @@ class Backbone(nn.Module):
 
 def _checked_length(model: PreTrainedModel, max_length: int) -> int:
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and model.config.model_type in {"roberta", "xlm-roberta", "mpnet"}:
-        positions -= 2  # these count positions from the padding id upward
+    if positions:
+        positions -= first_position(model)
     if positions and max_length > positions:
         raise BackboneError(
             f"model.max_length: {max_length} tokens asked, but this backbone has {positions} positions."
         )
     return max_length
-
-
-def load_backbone(settings: ModelSettings) -> Backbone:
-    """The pretrained backbone in float32 on the CPU, in eval mode.
-
-    Raises:
-        BackboneError: not found, unsafe, damaged, or of an unknown architecture.
-    """
-    found = find_backbone(settings.backbone)
-    model = load_sentence_transformer(found.folder, pooling=settings.pooling)
-    return Backbone(model, max_length=settings.max_length, name=found.name)
-
-
-def load_sentence_transformer(folder: Path, *, pooling: str | None = None) -> SentenceTransformer:
-    """A Sentence Transformers or plain Hugging Face folder in float32; no code of the folder runs.
-
-    Raises:
-        BackboneError: the folder cannot be loaded, or its prompt is left out of its pooling.
-    """
-    try:
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)  # a pooler that the weights lack is drawn; draw the same one each time
-            model = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"dtype": torch.float32},
-            )
-    except (SafetensorError, UnpicklingError, EOFError, IndexError) as error:
-        raise BackboneError(f"{folder}: its weights are damaged, or no plain tensors ({error}).") from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
-        raise BackboneError(f"{folder}: cannot be loaded as a text encoder ({error}).") from error
-    return _with_pooling(model, folder, pooling).eval()
-
-
-def _with_pooling(model: SentenceTransformer, folder: Path, pooling: str | None) -> SentenceTransformer:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    pools = [module for module in model if isinstance(module, Pooling)]
-    if len(pools) != 1 or not hasattr(model[0], "auto_model"):
-        raise BackboneError(f"{folder}: a transformer with one pooling is needed, this model is {model}.")
-    if model.default_prompt_name and not pools[0].include_prompt:
-        raise BackboneError(
-            f"{folder}: leaves its prompt out of the pooling, which frostline does not do yet."
-        )
-    if pooling and pools[0].pooling_mode != pooling:
-        if (folder / "modules.json").is_file():
-            raise BackboneError(
-                f"model.pooling: '{pooling}' asked, but {folder} says '{pools[0].pooling_mode}'. Drop it."
-            )
-        model[1] = Pooling(pools[0].embedding_dimension, pooling_mode=pooling)
-    return model
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no notes of libraries about weights that a backbone does not use."""
-    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        transformers_logging.disable_progress_bar()
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if had_bars:
-            transformers_logging.enable_progress_bar()

@@ -19,10 +19,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from frostline.data.labels import Kind, Task, TaskSettings
 from frostline.errors import BackboneError, BundleError, ConfigError, listing
 from frostline.model.architectures import Classifier, layout_of
-from frostline.model.backbone import Backbone, quiet
+from frostline.model.backbone import Backbone
 from frostline.model.bundle import load_bundle, load_head, read_about, read_head
 from frostline.model.domains import DOMAINS, Pooling, find_backbone, read_json
 from frostline.model.heads import Activation, Head, Hidden
+from frostline.model.loading import quiet
 from frostline.model.multitask import MultitaskModel
 from frostline.places import bundle_folder
 

@@ -23,9 +23,10 @@ from torch.nn import LayerNorm
 from frostline.atomic import file_hash, new_folder, write_json
 from frostline.data.labels import TASK_NAME, Task
 from frostline.errors import BackboneError, BundleError
-from frostline.model.backbone import Backbone, load_sentence_transformer, quiet
+from frostline.model.backbone import Backbone
 from frostline.model.domains import check_is_safe, read_json
 from frostline.model.heads import Activation, Head, Hidden
+from frostline.model.loading import load_sentence_transformer, quiet
 from frostline.model.multitask import MultitaskModel
 from frostline.places import bundle_folder
 from frostline.settings import Settings

@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from frostline.model.packing import attend_packed
+
 _ATTENTION = "frostline"
 _LEVELS = 2**16
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
@@ -70,6 +72,10 @@ def attend(
     Returns:
         (B, L, H, K), and no weights.
     """
+    if more.get("cu_seq_lens_q") is not None:  # texts one after the other, without padding
+        start_B1, longest = more["cu_seq_lens_q"], more["max_length_q"]
+        packed = attend_packed(query, key, value, start_B1=start_B1, longest=longest, scaling=scaling)
+        return packed, None
     is_kept = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
     is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and _threshold(dropout) == 0
     is_spread = attention_mask is None or attention_mask.ndim == query.ndim

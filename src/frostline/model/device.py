@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
@@ -33,6 +33,8 @@ Result = TypeVar("Result")
 # half a gigabyte for nothing. Both are read at the first product; 16 are the shapes of one batch.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
+# Read when cuBLAS starts: without it, its sums may take another order each time (`repeatable`).
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _WORTH = 1.3
 _PROBE_ROWS = 128
@@ -42,7 +44,10 @@ _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
-_GPU_TOKENS = 16_384
+# 16,384 tokens leave an H200 waiting for its kernels to be launched: 139 TFLOP/s of a BERT-base forward pass,
+# 310 with four times as many (docs/performance.md). A pass with gradient keeps about 0.5 MB a token.
+_GPU_TOKENS = 65_536
+_GPU_STEP_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,33 @@ def machine_facts(device: torch.device) -> tuple[str, ...]:
 
 
 def forward_tokens(device: torch.device) -> int:
-    """Padded tokens to compute at once: what fits a core's cache and little memory, or fills a GPU."""
+    """Padded tokens to compute at once without gradient: what fits a core's cache, or fills a GPU."""
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def step_tokens(device: torch.device) -> int:
+    """Padded tokens to compute at once with gradient, for which a GPU has less room."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_STEP_TOKENS
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU, every sum is taken in the same order each time, as it is on a CPU.
+
+    An operation that has no such order raises RuntimeError; those of the backbones and heads here all have.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False  # nothing here reads what was not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        filling.fill_uninitialized_memory = before[1]
 
 
 def give_memory_back() -> None:

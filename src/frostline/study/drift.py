@@ -20,10 +20,11 @@ from sklearn.preprocessing import normalize
 from frostline.data.batches import Tokens, tokenize
 from frostline.errors import BackboneError
 from frostline.inference.predict import text_blocks
-from frostline.model.backbone import Backbone, load_backbone
+from frostline.model.backbone import Backbone
 from frostline.model.bundle import load_bundle, read_about
 from frostline.model.device import Precision, choose_device, choose_precision
 from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 from frostline.places import bundle_folder
 from frostline.plan.groups import stage_name
 from frostline.prepare import says_its_pooling

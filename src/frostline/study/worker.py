@@ -43,9 +43,9 @@ def _measure_drift(folder: Path, probe: Path, drift: Path) -> None:
     from frostline.atomic import write_json
     from frostline.config import Config
     from frostline.data.batches import tokenize
-    from frostline.model.backbone import load_backbone
     from frostline.model.bundle import load_bundle
     from frostline.model.device import Precision, choose_device
+    from frostline.model.loading import load_backbone
     from frostline.study.drift import measure_drift
 
     config = Config.load(folder / "config.toml")

@@ -30,7 +30,6 @@ class HeldStore:
         """
         self.store = store
         layout = store.layout
-        self._start_U1 = torch.from_numpy(layout.start_U1).to(device)
         size = (int(layout.start_U1[-1]), layout.width)
         self._value_TD = torch.empty(size, dtype=DTYPES[layout.numbers], device=device)
         for first in range(0, len(store), _TEXTS_AT_ONCE):
@@ -51,13 +50,12 @@ class HeldStore:
         """Rows of some texts, one text after the other: (T, D) in the store's format, on the device."""
         if not len(texts):
             return self._value_TD[:0]
-        chosen = torch.from_numpy(texts).to(self._start_U1.device)
-        start, end = self._start_U1[chosen], self._start_U1[chosen + 1]
+        start, end = self.store.layout.start_U1[texts], self.store.layout.start_U1[texts + 1]
         length = end - start
         # A row's place: the first row of its text, and how far into the text it is.
-        first = torch.cumsum(length, 0) - length
-        within = torch.arange(int(length.sum()), device=start.device)
-        return self._value_TD[within + torch.repeat_interleave(start - first, length)]
+        first = np.cumsum(length) - length
+        place_T = np.arange(length.sum()) + np.repeat(start - first, length)
+        return self._value_TD[torch.from_numpy(place_T).to(self._value_TD.device)]
 
 
 def held_where_it_fits(store: Store, *, device: torch.device) -> Store | HeldStore:

@@ -17,6 +17,7 @@ import torch
 from frostline.data.batches import Split
 from frostline.data.table import IntN
 from frostline.errors import Interrupted
+from frostline.model.device import repeatable
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.freeze import Frost, freeze_to
 from frostline.plan.groups import build_groups, build_optimizer, set_rates
@@ -84,8 +85,9 @@ class Trainer:
             FreezeError: something frozen moved.
             TrainingError: a loss that is not finite.
         """
-        while self.state.position.phase < len(self.phases):
-            self._run_phase(self.phases[self.state.position.phase])
+        with repeatable(self.activations.device):
+            while self.state.position.phase < len(self.phases):
+                self._run_phase(self.phases[self.state.position.phase])
 
     def _run_phase(self, phase: Phase) -> None:
         """Freezes, trains, proves and commits one phase."""
