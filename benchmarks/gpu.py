@@ -1,7 +1,8 @@
 """frostline against transformers' Trainer and sentence-transformers on a GPU: a BERT-base shape, 12 layers of
 width 768.
 
-python benchmarks/gpu.py --rows 2048 --rounds 3      minutes; accelerate beside frostline's own requirements
+python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline's own requirements
+python benchmarks/gpu.py --work passes               a minute: passes with padding and without, by their size
 
 All in one process and in alternation, after a round that is not counted. The weights are random, so there is
 no score to speak of: `peers.py` shows that speed is not bought with quality. Rates are texts that learned (or
@@ -21,6 +22,7 @@ from typing import Any
 from contenders import CONTENDERS
 from work import DEPTHS, Result, backbone_folder, product_rate, read_rows, use_backbone, useful_gflop
 
+_HEADER = "| work | contender | seconds | texts/s | frostline is so many times as fast | MiB | of the limit |"
 SHAPE = {"layers": 12, "width": 768, "inner": 3072}
 WORK = {
     "heads": ("frostline", "Trainer, tuned", "Trainer, defaults"),
@@ -87,12 +89,53 @@ def compare(work: str, rows: int | None, rounds: int, limit: float) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def time_passes(rows: int | None, rounds: int, limit: float) -> None:
+    """Prints how fast a pass without gradient is, with padding and without, by the tokens of a batch."""
+    from unittest.mock import patch
+
+    import torch
+
+    from frostline.data.batches import tokenize
+    from frostline.model import backbone as runs
+    from frostline.model.device import Precision
+    from frostline.model.domains import ModelSettings
+    from frostline.model.loading import load_backbone
+    from frostline.training import embed
+
+    backbone = load_backbone(ModelSettings(backbone=str(backbone_folder()))).to("cuda")
+    texts = [row["text"] for row in read_rows("train", rows)]
+    tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length)
+    precision = Precision("bf16", "asked for")
+    print("\n| tokens at once | padding | seconds | texts/s | of the limit |\n|---|---|---|---|---|")
+    for at_once in (16_384, 65_536):
+        for is_padded in (True, False):
+            seconds = []
+            with (
+                patch.object(embed, "forward_tokens", lambda _, n=at_once: n),
+                patch.object(runs, "can_pack", (lambda *_, **__: False) if is_padded else runs.can_pack),
+            ):
+                for _ in range(rounds + 1):
+                    start = time.perf_counter()
+                    embed.embedding_matrix(backbone, tokens, precision=precision, device=torch.device("cuda"))
+                    seconds.append(time.perf_counter() - start)
+            rate = len(texts) / statistics.median(seconds[1:])
+            share = rate * gflop_a_text(rows) / limit
+            row = [
+                at_once,
+                "yes" if is_padded else "no",
+                f"{len(texts) / rate:.2f}",
+                f"{rate:.0f}",
+                f"{share:.1%}",
+            ]
+            print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
 def main() -> None:
     """Compares all pieces of work."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", nargs="+", default=list(WORK), choices=list(WORK))
+    parser.add_argument("--work", nargs="+", default=list(WORK), choices=[*WORK, "passes"])
     parser.add_argument("--rows", type=int, default=0, help="of each split; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -103,7 +146,7 @@ def main() -> None:
     limit = product_rate(width=SHAPE["width"], inner=SHAPE["inner"])
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     print(f"bf16 products of the layers' shapes: {limit / 1000:.0f} TFLOP/s")
-    print(f"rows: {options.rows or 'all'}, medians of {options.rounds} rounds\n")
+    print(f"rows: {options.rows or 'all'}, medians of {options.rounds} rounds")
     print(
         "| work | contender | seconds | texts/s | frostline is so many times as fast | MiB | of the limit |"
     )
@@ -111,7 +154,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         save_backbone(Path(name))
         use_backbone(Path(name))
-        for work in options.work:
+        if "passes" in options.work:
+            time_passes(options.rows or None, options.rounds, limit)
+        works = [work for work in options.work if work != "passes"]
+        if works:
+            print(f"\n{_HEADER}\n|---|---|---|---|---|---|---|")
+        for work in works:
             compare(work, options.rows or None, options.rounds, limit)
 
 

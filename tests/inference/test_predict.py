@@ -90,6 +90,8 @@ def test_embeddings_go_to_a_matrix_or_beside_the_rows(model, tmp_path):
         rows = read(tmp_path / name)
         assert rows[2]["embedding"] is None
         np.testing.assert_allclose([rows[i]["embedding"] for i in known], matrix[known], atol=1e-6)
+    schema = pq.read_schema(tmp_path / "e.parquet")
+    assert schema.field("embedding").type == pa.list_(pa.float32()), "older readers know no other with gaps"
     rows = read(tmp_path / "e.csv")
     assert rows[2]["embedding_0"] == ""
     np.testing.assert_allclose([float(rows[i]["embedding_31"]) for i in known], matrix[known, 31], atol=1e-6)

@@ -124,7 +124,8 @@ def embed_file(
     )
     if is_matrix:
         return _embed_npy(job, target, width)
-    kind = pa.float32() if is_flat else pa.list_(pa.float32(), width)
+    # No list of a fixed size: pyarrow before 26 does not write or read one where a row is missing.
+    kind = pa.float32() if is_flat else pa.list_(pa.float32())
     return _transform(job, target, pa.schema([(name, kind) for name in columns]))
 
 
