@@ -1,6 +1,6 @@
 """What `peers.py` compares: each contender does a piece of work as its users would.
 
-A contender takes the name of the work and the rows of each split (None: all), and returns its seconds, its
+A contender takes the name of the work and the rows for training (None: all), and returns its seconds, its
 score, and where it trains the track of (seconds, score) at its evaluations.
 """
 

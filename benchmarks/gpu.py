@@ -136,7 +136,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=[*WORK, "passes"])
-    parser.add_argument("--rows", type=int, default=0, help="of each split; 0: all")
+    parser.add_argument("--rows", type=int, default=0, help="for training, validation in proportion; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     import torch

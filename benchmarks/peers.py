@@ -2,7 +2,7 @@
 
 pip install accelerate setfit finetuning-scheduler       beside frostline's own requirements
 python benchmarks/peers.py                               every piece of work, five rounds: hours without bf16
-python benchmarks/peers.py --rows 2000 --rounds 3 --work heads top-layers
+python benchmarks/peers.py --rows 4000 --rounds 3 --work heads top-layers
 
 Each contender runs in a process of its own, so that none warms up for another; one whose package is missing
 is left out. Seconds are those of training with its evaluations (or of embedding); loading the model and
@@ -100,7 +100,7 @@ def main() -> None:
     )
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=list(WORK))
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
-    parser.add_argument("--rows", type=int, default=0, help="of each split; 0: all")
+    parser.add_argument("--rows", type=int, default=0, help="for training, validation in proportion; 0: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--single", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -115,7 +115,7 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{reason}; {time.strftime('%Y-%m-%d')}")
-    print(f"{options.rows or 'all'} rows, medians of {options.rounds} rounds\n")
+    print(f"{options.rows or 'all'} rows for training, medians of {options.rounds} rounds\n")
     print("| work | contender | seconds | frostline is so many times as fast (range) | peak MiB | score |")
     print("|---|---|---|---|---|---|")
     for work in options.work:

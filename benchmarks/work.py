@@ -67,8 +67,12 @@ def read_rows(name: str, most: int | None) -> Rows:
 
 
 def read_splits(rows: int | None) -> dict[str, Rows]:
-    """Training and validation rows."""
-    return {name: read_rows(name, rows) for name in ("train", "validation")}
+    """Training rows, and validation rows in proportion."""
+    train, held = read_rows("train", rows), read_rows("validation", None)
+    if rows is None:
+        return {"train": train, "validation": held}
+    share = len(train) / len(read_rows("train", None))
+    return {"train": train, "validation": read_rows("validation", max(1, round(share * len(held))))}
 
 
 def useful_gflop(lengths: list[int], *, layers: int, width: int, inner: int) -> float:
