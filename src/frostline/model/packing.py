@@ -8,6 +8,7 @@ Shapes: B texts, L tokens of the longest, T tokens of all texts, H attention hea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -77,10 +78,11 @@ def attend_packed(
     if query.device.type == "cuda":
         from torch.nn.attention.varlen import varlen_attn
 
+        usual = query.shape[-1] ** -0.5  # the only one that torch 2.10 knows
+        if scaling is not None and not math.isclose(scaling, usual):
+            query = query * (scaling / usual)
         query_THK, key_THK, value_THK = (one[0].transpose(0, 1) for one in (query, key, value))
-        out_THK = varlen_attn(
-            query_THK, key_THK, value_THK, start_B1, start_B1, longest, longest, scale=scaling
-        )
+        out_THK = varlen_attn(query_THK, key_THK, value_THK, start_B1, start_B1, longest, longest)
         return cast(torch.Tensor, out_THK)[None]
     # Elsewhere by a mask of T x T: right, and slow.
     text_T = torch.repeat_interleave(start_B1.diff())
