@@ -1,23 +1,22 @@
-"""frostline against transformers' Trainer and sentence-transformers on a GPU: a BERT-base shape, 12 layers of
-width 768.
+"""frostline against transformers' Trainer and sentence-transformers on a GPU: a BERT-base shape.
 
 python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline's own requirements
-python benchmarks/gpu.py --work passes               a minute: passes with padding and without, by their size
+python benchmarks/gpu.py --work passes               passes with padding and without, by their size
 
-All in one process and in alternation, after a round that is not counted. The weights are random, so there is
-no score to speak of: `peers.py` shows that speed is not bought with quality. Rates are texts that learned (or
-were embedded) a second; the share is useful operations over the measured rate of bf16 products, without
-padding, and without those of the evaluations, whose seconds are counted.
+All in one process, in alternation, after a round that is not counted; random weights, so no scores. Shares are
+of the measured rate of bf16 products, without the operations of padding and of evaluations.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from contenders import CONTENDERS
 from work import DEPTHS, Result, backbone_folder, product_rate, read_rows, use_backbone, useful_gflop
@@ -45,42 +44,43 @@ def save_backbone(folder: Path) -> None:
     AutoTokenizer.from_pretrained(backbone_folder()).save_pretrained(folder)
 
 
-def gflop_a_text(rows: int | None) -> float:
+def gflop_a_text(num_rows: int | None) -> float:
     """Of a forward pass, on average."""
     from transformers import AutoTokenizer
 
-    texts = [row["text"] for row in read_rows("train", rows)]
+    texts = [row["text"] for row in read_rows("train", num_rows)]
     ids = AutoTokenizer.from_pretrained(backbone_folder())(texts, max_length=128, truncation=True)
     return useful_gflop([len(one) for one in ids["input_ids"]], **SHAPE) / len(texts)
 
 
-def measure(name: str, work: str, rows: int | None) -> dict[str, Any]:
+def measure(name: str, *, work: str, num_rows: int | None) -> dict[str, Any]:
     """The figures of one run, with the most device memory that it had."""
     import torch
 
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    result: Result = CONTENDERS[name][1](work, rows)
+    result: Result = CONTENDERS[name][1](work, num_rows)
     return {**result, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
 
 
-def compare(work: str, rows: int | None, rounds: int, limit: float) -> None:
+def compare(work: str, *, num_rows: int | None, num_rounds: int, limit_gflops: float) -> None:
     """Prints a row a contender."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in WORK[work]}
-    for number in range(rounds + 1):
+    for number in range(num_rounds + 1):
         for name in WORK[work] if number % 2 == 0 else reversed(WORK[work]):
-            result = measure(name, work, rows)
+            result = measure(name, work=work, num_rows=num_rows)
             if number > 0:
                 found[name].append(result)
     passes = DEPTHS[work][1] if work in DEPTHS else 1
-    texts = passes * len(read_rows("train", rows))
+    num_texts = passes * len(read_rows("train", num_rows))
     ours = [result["seconds"] for result in found["frostline"]]
     for name, results in found.items():
         seconds = [result["seconds"] for result in results]
         ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
-        rate = texts / statistics.median(seconds)
+        rate = num_texts / statistics.median(seconds)
         factor = {"embed": 1, "full": 3}.get(work)
-        share = f"{factor * rate * gflop_a_text(rows) / limit:.1%}" if factor else ""
+        share = f"{factor * rate * gflop_a_text(num_rows) / limit_gflops:.1%}" if factor else ""
         cells = [
             work, name, f"{statistics.median(seconds):.2f}", f"{rate:.0f}",
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
@@ -89,45 +89,42 @@ def compare(work: str, rows: int | None, rounds: int, limit: float) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def time_passes(rows: int | None, rounds: int, limit: float) -> None:
+def time_passes(num_rows: int | None, *, num_rounds: int, limit_gflops: float) -> None:
     """Prints how fast a pass without gradient is, with padding and without, by the tokens of a batch."""
-    from unittest.mock import patch
-
     import torch
 
     from frostline.data.batches import tokenize
     from frostline.model import backbone as runs
-    from frostline.model.device import Precision
     from frostline.model.domains import ModelSettings
     from frostline.model.loading import load_backbone
-    from frostline.training import embed
 
     backbone = load_backbone(ModelSettings(backbone=str(backbone_folder()))).to("cuda")
-    texts = [row["text"] for row in read_rows("train", rows)]
+    backbone.to_format(torch.bfloat16)
+    texts = [row["text"] for row in read_rows("train", num_rows)]
     tokens = tokenize(backbone.tokenizer, texts, max_length=backbone.max_length)
-    precision = Precision("bf16", "asked for")
     print("\n| tokens at once | padding | seconds | texts/s | of the limit |\n|---|---|---|---|---|")
-    for at_once in (16_384, 65_536):
+    for most_tokens in (16_384, 65_536):
         for is_padded in (True, False):
-            seconds = []
-            with (
-                patch.object(embed, "forward_tokens", lambda _, n=at_once: n),
-                patch.object(runs, "can_pack", (lambda *_, **__: False) if is_padded else runs.can_pack),
-            ):
-                for _ in range(rounds + 1):
-                    start = time.perf_counter()
-                    embed.embedding_matrix(backbone, tokens, precision=precision, device=torch.device("cuda"))
-                    seconds.append(time.perf_counter() - start)
+            with patch.object(runs, "can_pack", (lambda *_, **__: False) if is_padded else runs.can_pack):
+                seconds = [_seconds_of_passes(backbone, tokens, most_tokens) for _ in range(num_rounds + 1)]
             rate = len(texts) / statistics.median(seconds[1:])
-            share = rate * gflop_a_text(rows) / limit
-            row = [
-                at_once,
-                "yes" if is_padded else "no",
-                f"{len(texts) / rate:.2f}",
-                f"{rate:.0f}",
-                f"{share:.1%}",
-            ]
-            print(f"| {' | '.join(map(str, row))} |", flush=True)
+            share = rate * gflop_a_text(num_rows) / limit_gflops
+            cells = [str(most_tokens), "yes" if is_padded else "no", f"{len(texts) / rate:.2f}"]
+            print(f"| {' | '.join(cells)} | {rate:.0f} | {share:.1%} |", flush=True)
+
+
+def _seconds_of_passes(backbone: Any, tokens: Any, most_tokens: int) -> float:
+    """Of all texts, padding and copying to the GPU included."""
+    import torch
+
+    from frostline.data.batches import pad, sorted_batches
+
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for rows in sorted_batches(tokens.length_N, max_tokens=most_tokens):
+            backbone(pad(tokens, rows, pad_id=backbone.pad_id).to(torch.device("cuda")))
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -147,20 +144,16 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     print(f"bf16 products of the layers' shapes: {limit / 1000:.0f} TFLOP/s")
     print(f"rows: {options.rows or 'all'}, medians of {options.rounds} rounds")
-    print(
-        "| work | contender | seconds | texts/s | frostline is so many times as fast | MiB | of the limit |"
-    )
-    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         save_backbone(Path(name))
         use_backbone(Path(name))
+        about: dict[str, Any] = {"num_rounds": options.rounds, "limit_gflops": limit}
         if "passes" in options.work:
-            time_passes(options.rows or None, options.rounds, limit)
+            time_passes(options.rows or None, **about)
         works = [work for work in options.work if work != "passes"]
-        if works:
-            print(f"\n{_HEADER}\n|---|---|---|---|---|---|---|")
+        print(f"\n{_HEADER}\n|---|---|---|---|---|---|---|" if works else "")
         for work in works:
-            compare(work, options.rows or None, options.rounds, limit)
+            compare(work, num_rows=options.rows or None, **about)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def _build_module(model: Any, tell: Callable[[float], None]) -> Any:
 
         def validation_step(self, batch: dict[str, Any], _: int) -> None:
             given = self.model(**batch)
-            self.found.append(([x.float() for x in given.logits], batch["labels"]))
+            self.found.append(([x.float().cpu() for x in given.logits], batch["labels"].cpu()))
             self.log("val_loss", given.loss, batch_size=len(batch["labels"]))
 
         def on_validation_epoch_end(self) -> None:

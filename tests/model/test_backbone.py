@@ -8,11 +8,9 @@ from transformers import AlbertConfig, AutoModel, GPT2Config
 from conftest import CONFIGS, SIZE, WORDS, build_tokenizer, save_encoder
 from frostline.data.batches import pad, tokenize
 from frostline.errors import BackboneError
-from frostline.model import backbone as backbone_module
 from frostline.model.architectures import LAYOUTS, layout_of
 from frostline.model.domains import ModelSettings
 from frostline.model.loading import load_backbone
-from frostline.model.packing import can_pack
 
 TEXTS = [
     "the goal was great",
@@ -159,35 +157,3 @@ def test_cls_pooling_can_be_asked_for_and_is_the_first_token(tiny):
 
 def test_the_toy_tokenizer_knows_its_words():
     assert build_tokenizer().tokenize(" ".join(WORDS)) == WORDS
-
-
-@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.packs])
-def test_texts_without_padding_give_the_same_states(name, tmp_path, monkeypatch):
-    folder = save_encoder(tmp_path / "m", CONFIGS[name])
-    encoder = load_backbone(ModelSettings(backbone=str(folder), max_length=32))
-    batch = batch_of(encoder)
-    mask = batch.mask_BL.bool()
-    with torch.no_grad():
-        padded = [encoder.hidden(batch.ids_BL, batch.mask_BL, start=0, stop=stop) for stop in (1, 2, 3)]
-        whole = encoder(batch)
-        monkeypatch.setattr(backbone_module, "can_pack", lambda *_, **__: True)
-        for stop, states in zip((1, 2, 3), padded, strict=True):
-            packed = encoder.hidden(batch.ids_BL, batch.mask_BL, start=0, stop=stop)
-            torch.testing.assert_close(packed[mask], states[mask], atol=1e-5, rtol=1e-5)
-            assert not packed[~mask].any()
-        torch.testing.assert_close(
-            encoder.suffix(padded[0], batch.mask_BL, depth=1), whole, atol=1e-5, rtol=1e-5
-        )
-
-
-@pytest.mark.parametrize(("numbers", "packs"), [(torch.bfloat16, True), (torch.float32, False)])
-def test_a_gpu_leaves_the_padding_out_where_nothing_learns(encoder, numbers, packs):
-    model, device = copy.deepcopy(encoder).to_format(numbers).transformer, torch.device("cuda")
-    width = model.config.hidden_size // model.config.num_attention_heads
-    with torch.no_grad():
-        assert can_pack(model, device=device) == (packs and width % 8 == 0)
-        assert not can_pack(model, device=torch.device("cpu"))
-        model.train()
-        assert not can_pack(model, device=device)
-    model.eval()
-    assert not can_pack(model, device=device)

@@ -1,14 +1,24 @@
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import CONFIGS, save_encoder
+from frostline.data.batches import pad, tokenize
 from frostline.errors import ConfigError
 from frostline.model import device as devices
-from frostline.model.device import choose_device, choose_precision, map_batches
+from frostline.model.device import Precision, choose_device, choose_precision, map_batches, repeatable
+from frostline.model.domains import ModelSettings
+from frostline.model.loading import load_backbone
 
-CPU = torch.device("cpu")
+CPU, DEVICE = torch.device("cpu"), choose_device("auto")
+TEXTS = [
+    "the goal was great",
+    "a sad bank",
+    "soup and bread and salt and the very awful price of it all",
+] * 20
 
 
 @pytest.mark.parametrize(
@@ -88,3 +98,54 @@ def test_an_error_late_in_many_batches_comes_out_in_its_place(two_threads):
             map_batches(lambda rows: 1 // (20 - int(rows[0])), [np.array([i]) for i in range(50)], device=CPU)
         )
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_have_the_same_bits_each_time(name, format, tmp_path):
+    folder = save_encoder(tmp_path / "m", CONFIGS[name])
+    encoder = load_backbone(ModelSettings(backbone=str(folder), max_length=32)).to(DEVICE).train()
+    batch = pad(tokenize(encoder.tokenizer, TEXTS, max_length=32), range(60), pad_id=encoder.pad_id)
+    found = []
+    with repeatable(DEVICE):
+        for _ in range(2):
+            torch.manual_seed(0)
+            encoder.zero_grad()
+            with Precision(format, "asked for").autocast(DEVICE):
+                embedding_BD = encoder(batch.to(DEVICE))
+            embedding_BD.pow(3).sum().backward()
+            gradients = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
+            found.append({name: gradient.clone() for name, gradient in gradients.items()})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_a_caller_had_set_comes_back():
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        with repeatable(torch.device("cuda")):
+            assert torch.get_deterministic_debug_mode() == 2
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert torch.get_deterministic_debug_mode() == 1
+        assert torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.set_deterministic_debug_mode("default")
+
+
+def test_an_environment_without_order_is_refused(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    gpu, said = repeatable(torch.device("cuda")), "CUBLAS_WORKSPACE_CONFIG: ':0:0'.*:4096:8 or :16:8"
+    with pytest.raises(ConfigError, match=said), gpu:
+        pass
+    with repeatable(CPU):
+        pass
+
+
+@pytest.mark.parametrize(("gib", "tokens"), [(15, 16_384), (80, 65_536)])
+def test_a_large_gpu_takes_more_at_once(gib, tokens, monkeypatch):
+    about = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    assert devices.forward_tokens(torch.device("cuda")) == tokens
+    assert devices.step_tokens(torch.device("cuda")) == 16_384
+    assert devices.forward_tokens(CPU) == devices.step_tokens(CPU) == 1024

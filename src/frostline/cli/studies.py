@@ -30,12 +30,13 @@ def compare(
             "--scenario",
             "-s",
             metavar="NAME",
-            help="A recipe, one-head:TASK, own, or a TOML file with a plan; as often as wanted. Else all.",
+            help="A recipe, one-head:TASK, own, or a TOML file with a plan; as often as wanted. Else six recipes.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each scenario.")] = 1,
     yardstick: Annotated[
-        str | None, typer.Option("--yardstick", help="What the others are compared with; else full.")
+        str | None,
+        typer.Option("--yardstick", help="What the others are compared with; else full, or the dearest."),
     ] = None,
     changes: Changes = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a study that is there.")] = False,

@@ -100,11 +100,16 @@ _REFUSED = {
 }
 
 
+def counts_from_padding(model: PreTrainedModel) -> bool:
+    """Whether the positions of a text count up from the padding id, which stands for padding."""
+    return model.config.model_type in {"roberta", "xlm-roberta", "mpnet"}
+
+
 def first_position(model: PreTrainedModel) -> int:
-    """Number of a text's first position; some count from the padding id upward."""
-    if model.config.model_type in {"roberta", "xlm-roberta"}:
-        return int(model.config.pad_token_id) + 1
-    return 2 if model.config.model_type == "mpnet" else 0
+    """Number of a text's first position."""
+    if not counts_from_padding(model):
+        return 0
+    return 2 if model.config.model_type == "mpnet" else int(model.config.pad_token_id) + 1
 
 
 def layout_of(model_type: str) -> Layout:

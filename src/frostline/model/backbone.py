@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from frostline.data.batches import TokenBatch
 from frostline.errors import BackboneError
-from frostline.model.architectures import Layout, first_position, layout_of
+from frostline.model.architectures import Layout, counts_from_padding, first_position, layout_of
 from frostline.model.cpu import replace_slow_parts
 from frostline.model.packing import Packing, can_pack
 from frostline.model.views import build_view, has_module, is_under
@@ -176,14 +176,20 @@ class Backbone(nn.Module):
         if not (self.layout.packs and can_pack(self.transformer, device=states.device)):
             return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
         packing = Packing.of(mask_BL)
-        packed = view(
+        position_1T = packing.position_1T
+        if states.ndim == 2 and counts_from_padding(self.transformer):
+            # A token that spells padding is not counted.
+            padding = first_position(self.transformer) - 1
+            is_counted_BL = states.ne(padding)
+            position_1T = packing.pack(is_counted_BL.cumsum(1) * is_counted_BL + padding)
+        state_1TD = view(
             input_ids=packing.pack(states),
-            position_ids=(packing.position_T + first_position(self.transformer))[None],
+            position_ids=position_1T,
             cu_seq_lens_q=packing.start_B1,
-            max_length_q=packing.length,
+            max_length_q=packing.num_places,
             return_dict=True,
         )[0]
-        return packing.unpack(packed)
+        return packing.unpack(state_1TD)
 
     def _view(self, start: int, stop: int) -> nn.Module:
         key = (start, stop)

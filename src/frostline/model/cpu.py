@@ -1,4 +1,5 @@
-"""Modules that torch runs slowly on a CPU, and what takes their place: dropout and attention.
+"""Modules that torch runs slowly on a CPU, and what takes their place: dropout, and the attention of every
+device, which is the place where a GPU's texts without padding are told apart.
 
 torch 2.13 draws masks one number at a time on one core; its attention computes in float32 where there is
 dropout, has a slow backward pass where there is none, and is slow in bf16 altogether (docs/experiments.md).
@@ -20,9 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from frostline.model.packing import attend_packed
+from frostline.model.packing import ATTENTION, attend_packed
 
-_ATTENTION = "frostline"
 _LEVELS = 2**16
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
 _LONGEST_KEPT = 512
@@ -67,15 +67,22 @@ def attend(
         attention_mask: True where a key is read, or numbers to add; spread over (B, H, L, L). None: read all.
         dropout: probability; 0 outside training.
         scaling: of the products; None: K ** -0.5.
-        more: as `sdpa` takes them.
+        more: as `sdpa` takes them. With `cu_seq_lens_q` and `max_length_q` the texts lie one after the other
+            (`attend_packed`), and B is 1.
 
     Returns:
         (B, L, H, K), and no weights.
     """
     if more.get("cu_seq_lens_q") is not None:  # texts one after the other, without padding
-        start_B1, longest = more["cu_seq_lens_q"], more["max_length_q"]
-        packed = attend_packed(query, key, value, start_B1=start_B1, longest=longest, scaling=scaling)
-        return packed, None
+        out_1THK = attend_packed(
+            query,
+            key_1HTK=key,
+            value_1HTK=value,
+            start_B1=more["cu_seq_lens_q"],
+            most_tokens=more["max_length_q"],
+            scaling=scaling,
+        )
+        return out_1THK, None
     is_kept = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
     is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and _threshold(dropout) == 0
     is_spread = attention_mask is None or attention_mask.ndim == query.ndim
@@ -108,9 +115,9 @@ def replace_slow_parts(module: nn.Module) -> None:
     if not isinstance(module, PreTrainedModel) or not module._can_set_attn_implementation():
         return
     if module.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_ATTENTION, attend)
-        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-        module.set_attn_implementation(_ATTENTION)
+        AttentionInterface.register(ATTENTION, attend)
+        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        module.set_attn_implementation(ATTENTION)
 
 
 def _is_plain(

@@ -1,4 +1,5 @@
-"""Where a model runs, in which number format, and how a forward pass is spread over the cores.
+"""Where a model runs, in which number format, how a forward pass is spread over the cores, and in which order
+a GPU adds up.
 
 Decided by measurement where that is possible, and said. Weights that learn stay float32; bf16 is the format
 of the matrix products (autocast), or of a copy made for a forward pass.
@@ -33,8 +34,9 @@ Result = TypeVar("Result")
 # half a gigabyte for nothing. Both are read at the first product; 16 are the shapes of one batch.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
-# Read when cuBLAS starts: without it, its sums may take another order each time (`repeatable`).
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Read when cuBLAS starts: without one of these, its sums may take another order each time (`repeatable`).
+_WORKSPACE, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
 
 _WORTH = 1.3
 _PROBE_ROWS = 128
@@ -44,10 +46,10 @@ _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
-# 16,384 tokens leave an H200 waiting for its kernels to be launched: 139 TFLOP/s of a BERT-base forward pass,
-# 310 with four times as many (docs/performance.md). A pass with gradient keeps about 0.5 MB a token.
-_GPU_TOKENS = 65_536
-_GPU_STEP_TOKENS = 16_384
+# 16,384 tokens leave an H200 waiting for its kernels to be launched: 136 TFLOP/s of a BERT-base forward pass,
+# 310 with four times as many (docs/performance.md).
+_GPU_TOKENS = 16_384
+_LARGE_GPU_TOKENS, _LARGE_GPU_BYTES = 65_536, 32 * 2**30
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,14 @@ def machine_facts(device: torch.device) -> tuple[str, ...]:
 
 def forward_tokens(device: torch.device) -> int:
     """Padded tokens to compute at once without gradient: what fits a core's cache, or fills a GPU."""
-    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU_BYTES:
+        return _LARGE_GPU_TOKENS
+    return step_tokens(device)
 
 
 def step_tokens(device: torch.device) -> int:
     """Padded tokens to compute at once with gradient, for which a GPU has less room."""
-    return _CPU_TOKENS if device.type == "cpu" else _GPU_STEP_TOKENS
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
 
 
 @contextmanager
@@ -154,18 +158,26 @@ def repeatable(device: torch.device) -> Iterator[None]:
     """On a GPU, every sum is taken in the same order each time, as it is on a CPU.
 
     An operation that has no such order raises RuntimeError; those of the backbones and heads here all have.
+
+    Raises:
+        ConfigError: the environment tells cuBLAS to add up in any order.
     """
     if device.type != "cuda":
         yield
         return
+    if os.environ.get(_WORKSPACE) not in _WORKSPACES:
+        raise ConfigError(
+            f"{_WORKSPACE}: '{os.environ.get(_WORKSPACE)}' lets a GPU add up in any order. Unset it, or take "
+            f"{' or '.join(_WORKSPACES)}."
+        )
     filling: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
+    before = torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     filling.fill_uninitialized_memory = False  # nothing here reads what was not written
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         filling.fill_uninitialized_memory = before[1]
 
 

@@ -31,7 +31,7 @@ from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
 from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, open_store
 
-_CODE = 2  # raised when the same weights and tokens would give other values
+_CODE = 3  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
 
 
