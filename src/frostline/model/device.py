@@ -47,7 +47,7 @@ _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
 # 16,384 tokens leave an H200 waiting for its kernels to be launched: 136 TFLOP/s of a BERT-base forward pass,
-# 310 with four times as many (docs/performance.md).
+# 310 with four times as many (docs/scale.md).
 _GPU_TOKENS = 16_384
 _LARGE_GPU_TOKENS, _LARGE_GPU_BYTES = 65_536, 32 * 2**30
 
