@@ -3,7 +3,7 @@
 python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline's own requirements
 python benchmarks/gpu.py --work passes               passes with padding and without, by their size
 
-All in one process, in alternation, after a round that does not count; weights are random, so there are no scores.
+All in one process and in alternation, after a round that does not count; with random weights, so no scores.
 Shares are of the measured rate of bf16 products, without the operations of padding and of evaluations.
 """
 
