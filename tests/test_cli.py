@@ -1,6 +1,7 @@
 """Every command, as a person and a machine calls it; a mistake ends with one paragraph and code 2."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def test_plan_shows_what_will_learn_and_trains_nothing(cli, file, tmp_path):
     assert (code, err) == (0, "")
     assert "layer 3" in out
     assert "phase heads: about" in out
+    assert re.search(r"in all about \d+ s in ", out), "less than a minute is no part of one"
     assert (tmp_path / "run.plan.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = cli("plan", file, "--json", "--picture", tmp_path / "p.png", "--set", "plan.recipe=full")
     found = json.loads(out)

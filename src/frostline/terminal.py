@@ -70,8 +70,10 @@ def show_dry_run(console: Console, found: DryRun, *, picture: Path) -> None:
     for phase, seconds in zip(found.phases, found.seconds, strict=True):
         most = "at most " if phase.until else ""
         console.print(f"phase {escape(phase.name)}: {most}about {seconds:.0f} s")
+    total = sum(found.seconds)
+    whole = f"{total:.0f} s" if total < 90 else f"{total / 60:.1f} min"
     console.print(
-        f"in all about {sum(found.seconds) / 60:.1f} min in {found.precision} on {found.device}, saving and "
+        f"in all about {whole} in {found.precision} on {found.device}, saving and "
         f"testing apart. Picture: {escape(str(picture))}"
     )
 
