@@ -3,7 +3,8 @@
 python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline's own requirements
 python benchmarks/gpu.py --work passes               passes with padding and without, by their size
 
-All in one process and in alternation, after a round that does not count; with random weights, so no scores.
+All in one process and in alternation, after a round over few rows that does not count; with random weights,
+so no scores.
 Shares are of the measured rate of bf16 products, without the operations of padding and of evaluations.
 """
 
@@ -22,6 +23,7 @@ from contenders import CONTENDERS
 from work import DEPTHS, Result, backbone_folder, product_rate, read_rows, use_backbone, useful_gflop
 
 _HEADER = "| work | contender | seconds | texts/s | frostline is so many times as fast | MiB | of the limit |"
+_WARM_UP_ROWS = 128
 SHAPE = {"layers": 12, "width": 768, "inner": 3072}
 WORK = {
     "heads": ("frostline", "Trainer, tuned", "Trainer, defaults"),
@@ -69,7 +71,7 @@ def compare(work: str, *, num_rows: int | None, num_rounds: int, limit_gflops: f
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in WORK[work]}
     for number in range(num_rounds + 1):
         for name in WORK[work] if number % 2 == 0 else reversed(WORK[work]):
-            result = measure(name, work=work, num_rows=num_rows)
+            result = measure(name, work=work, num_rows=num_rows if number > 0 else _WARM_UP_ROWS)
             if number > 0:
                 found[name].append(result)
     passes = DEPTHS[work][1] if work in DEPTHS else 1

@@ -1,13 +1,17 @@
 """A tiny random encoder and a toy data set, built in memory: no network, no weights."""
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
-os.environ.setdefault("FROSTLINE_CACHE", tempfile.mkdtemp(prefix="frostline-cache-"))
+if "FROSTLINE_CACHE" not in os.environ:  # workers of pytest-xdist inherit it
+    os.environ["FROSTLINE_CACHE"] = tempfile.mkdtemp(prefix="frostline-cache-")
+    atexit.register(shutil.rmtree, os.environ["FROSTLINE_CACHE"], ignore_errors=True)
 
 import numpy as np
 import pytest

@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from frostline.plan.freeze import tensor_hash
+from frostline.plan.freeze import tensor_hashes
 from frostline.prepare import Prepared
 
 # Training settings that change no step of a run.
@@ -22,8 +22,8 @@ def fingerprint(prepared: Prepared) -> dict[str, str]:
         for task, labels in split.labels.items():
             data.update(task.encode() + labels.tobytes())
     weights = hashlib.sha256()
-    for name, parameter in prepared.model.named_parameters():
-        weights.update(f"{name} {tensor_hash(parameter)} ".encode())
+    for name, digest in tensor_hashes(prepared.model.named_parameters()).items():
+        weights.update(f"{name} {digest} ".encode())
     settings = prepared.config.train.model_dump(mode="json", exclude=_NO_MATTER)
     settings["max_bytes"] = prepared.config.train.activations.max_bytes
     tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}

@@ -20,6 +20,7 @@ from frostline.errors import Interrupted, TrainingError
 from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
+from frostline.model.device import keep_freed_memory
 from frostline.notices import worse_phases
 from frostline.places import check_run_folder
 from frostline.plan.picture import build_trainability
@@ -155,6 +156,8 @@ def _build_trainer(
     prepared: Prepared, commits: Commits, journal: Journal, started: float, ranks: Ranks
 ) -> tuple[Trainer, list[str]]:
     """A trainer where the newest checkpoint was taken, and what the user should know of it."""
+    ranks.check_device(prepared.device)
+    keep_freed_memory()
     state, moments, notes = commits.load(prepared.model, journal, device=prepared.device)
     trainer = Trainer(
         prepared.model,

@@ -182,6 +182,32 @@ def test_numbers_that_parquet_cannot_hold_are_told(model, tmp_path):
         predict_file(model, rows, tmp_path / "out.parquet")
 
 
+def test_numbers_that_json_cannot_hold_are_null(model, tmp_path):
+    table = pa.table(
+        {"text": ["good", "bad"], "price": [float("nan"), 2.5], "all": [[1.0, float("inf")], []]}
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    predict_file(model, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    lines = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [row["price"] for row in rows] == [None, 2.5]
+    assert [row["all"] for row in rows] == [[1.0, None], []]
+
+
+def test_a_link_at_the_output_stays_and_what_it_points_to_is_written(model, tmp_path):
+    write(tmp_path / "in.jsonl", [{"text": "good"}])
+    (tmp_path / "far").mkdir()
+    (tmp_path / "out.jsonl").symlink_to(tmp_path / "far" / "real.jsonl")
+    predict_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").is_symlink()
+    assert "good" in (tmp_path / "far" / "real.jsonl").read_text("utf-8")
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["real.jsonl"]
+
+
 def test_another_column_of_texts_can_be_named(model, tmp_path):
     source = write(tmp_path / "in.jsonl", [{"body": "the soup was great", "text": "the goal was great"}])
     predict_file(model, source, tmp_path / "out.jsonl", text="body")

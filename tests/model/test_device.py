@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -149,3 +152,28 @@ def test_a_large_gpu_takes_more_at_once(gib, tokens, monkeypatch):
     assert devices.forward_tokens(torch.device("cuda")) == tokens
     assert devices.step_tokens(torch.device("cuda")) == 16_384
     assert devices.forward_tokens(CPU) == devices.step_tokens(CPU) == 1024
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
+def test_freed_memory_is_kept_for_the_next_step():
+    """In a process of its own: rooms of a step are used again without the system clearing them anew."""
+    code = """
+import resource, torch
+from frostline.model.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        rooms = [torch.zeros(3 * 2**20, dtype=torch.uint8) for _ in range(60)]
+        del rooms
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+first = faults()
+keep_freed_memory()
+faults()
+print(first, faults())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, out.split())
+    assert after < before / 10

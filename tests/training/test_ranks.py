@@ -16,6 +16,7 @@ from test_losses import HEADS, parts  # noqa: F401  a fixture
 
 import frostline as fl
 from conftest import events, weights
+from frostline.errors import ConfigError
 from frostline.training.losses import add_gradients
 from frostline.training.ranks import Ranks
 
@@ -55,7 +56,7 @@ def file(content, tmp_path):
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (encoder / "config.json").write_text(json.dumps(config | zero))
     content["model"]["backbone"] = str(encoder)
-    content["train"] |= {"activations": "always"}
+    content["train"] |= {"activations": "always", "device": "cpu"}
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(content))
     return path
@@ -154,3 +155,18 @@ def test_one_process_adds_nothing_and_tells_itself():
     assert tensor.tolist() == [1, 1]
     assert ranks.is_first
     assert not ranks.is_any(False, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("started", "gpus", "is_refused"), [("2", 1, True), ("2", 2, False), ("1", 1, False)]
+)
+def test_processes_do_not_share_a_gpu(monkeypatch, started, gpus, is_refused):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    ranks = Ranks(0, 2)
+    ranks.check_device(torch.device("cpu"))
+    if is_refused:
+        with pytest.raises(ConfigError, match=r"2 processes .* 1 GPU.*device = 'cpu'"):
+            ranks.check_device(torch.device("cuda"))
+    else:
+        ranks.check_device(torch.device("cuda"))

@@ -28,7 +28,7 @@ from frostline.errors import RunError
 from frostline.inference.model import Model
 from frostline.locks import held
 from frostline.model.device import forward_tokens, machine_facts
-from frostline.plan.freeze import tensor_hash
+from frostline.plan.freeze import tensor_hash, tensor_hashes
 
 _FORMAT = 1
 KEPT = "What was done is kept: the same command goes on from there."
@@ -107,8 +107,8 @@ def _facts(model: Model) -> str:
         tokenizer_facts(backbone.tokenizer, max_length=backbone.max_length, prompt=backbone.prompt),
     )  # fmt: skip
     digest = hashlib.blake2b(repr(about).encode(), digest_size=20)
-    for name, tensor in model.network.state_dict().items():
-        digest.update(f"{name} {tensor_hash(tensor)} ".encode())
+    for name, one in tensor_hashes(model.network.state_dict().items()).items():
+        digest.update(f"{name} {one} ".encode())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +73,7 @@ class _JsonlWriter:
         self._stream = stream
 
     def write(self, rows: list[Row]) -> None:
-        lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
-        self._stream.write("".join(line + "\n" for line in lines).encode())
+        self._stream.write("".join(_json(row) + "\n" for row in rows).encode())
 
     def close(self) -> None:
         """Nothing to end."""
@@ -105,8 +105,24 @@ class _CsvWriter:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return _json(value)
     return "" if value is None else value
+
+
+def _json(value: Any) -> str:
+    """JSON of one line; numbers that it cannot hold, as NaN, are null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _ParquetWriter:

@@ -23,6 +23,7 @@ from frostline.data.batches import TokenBatch
 from frostline.errors import BackboneError
 from frostline.model.architectures import Layout, counts_from_padding, first_position, layout_of
 from frostline.model.cpu import replace_slow_parts
+from frostline.model.fused import fuse
 from frostline.model.packing import Packing, can_pack
 from frostline.model.views import build_view, has_module, is_under
 
@@ -52,6 +53,7 @@ class Backbone(nn.Module):
         self.name = name
         self.recomputes_stages = False
         replace_slow_parts(self.transformer)
+        fuse(self.transformer)
         self._views: dict[tuple[int, int], nn.Module] = {}
         self.stage_of = {name: self._find_stage(name) for name, _ in self.named_parameters()}
 

@@ -7,6 +7,8 @@ only module that changes which parameters learn.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,8 @@ import torch
 from frostline.errors import FreezeError, listing
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
+
+_HASHED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,14 @@ def freeze_to(model: MultitaskModel, phase: Phase, *, depth: int) -> Frost:
 def _hashes(model: MultitaskModel, names: set[str]) -> dict[str, str]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     wanted = names | {name for name, _ in model.named_buffers()}
-    return {name: tensor_hash(tensors[name]) for name in sorted(wanted) if name in tensors}
+    return tensor_hashes((name, tensors[name]) for name in sorted(wanted) if name in tensors)
+
+
+def tensor_hashes(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    """`tensor_hash` of each tensor by its name, in order, some at a time."""
+    named = dict(tensors)
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        return dict(zip(named, pool.map(tensor_hash, named.values()), strict=True))
 
 
 def tensor_hash(tensor: torch.Tensor) -> str:

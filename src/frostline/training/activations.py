@@ -25,13 +25,13 @@ from frostline.errors import CacheError
 from frostline.model.backbone import Backbone
 from frostline.model.device import Precision, forward_tokens, machine_facts, map_batches
 from frostline.model.fork import make_private, share
-from frostline.plan.freeze import tensor_hash
+from frostline.plan.freeze import tensor_hashes
 from frostline.training.embed import embed
 from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
 from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, open_store
 
-_CODE = 3  # raised when the same weights and tokens would give other values
+_CODE = 4  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
 
 
@@ -109,10 +109,11 @@ class Activations:
         """A digest of the frozen stages' weights, taken once for all splits."""
         if depth not in self._weights:
             digest = hashlib.blake2b(digest_size=20)
-            for name, parameter in self.backbone.named_parameters():
-                stage = self.backbone.stage_of[name]
-                if stage is not None and stage < depth:
-                    digest.update(f"{name} {tensor_hash(parameter)} ".encode())
+            stages = self.backbone.stage_of
+            below = {name for name, stage in stages.items() if stage is not None and stage < depth}
+            weights = (named for named in self.backbone.named_parameters() if named[0] in below)
+            for name, one in tensor_hashes(weights).items():
+                digest.update(f"{name} {one} ".encode())
             self._weights[depth] = digest.digest()
         return self._weights[depth]
 

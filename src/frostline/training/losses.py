@@ -72,18 +72,22 @@ def add_gradients(
     factors |= {name: model.tasks[name].weight * anchor.weight for name, anchor in anchors.items()}
     sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
     shares = [ranks.share(rows) for rows in batches] if factors else []
-    for rows in [share for share in shares if len(share)]:
-        with profile.part("frozen stages"):
-            given = activations.batch(split, rows, depth=model.frozen_depth)
-        with profile.part("learning stages"), activations.precision.autocast(activations.device):
-            embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
-        with profile.part("heads"):
-            losses = _label_losses(model, embedding_BD, split, rows, weights)
-            losses |= _divergences(model, embedding_BD, rows, anchors, num_rows)
-            total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-        with profile.part("backward"):
-            total.backward()  # type: ignore[no-untyped-call]
-        sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
+    with activations.precision.autocast(
+        activations.device
+    ):  # within which torch casts each weight once, for all batches of the step
+        for rows in [share for share in shares if len(share)]:
+            with profile.part("frozen stages"):
+                given = activations.batch(split, rows, depth=model.frozen_depth)
+            with profile.part("learning stages"):
+                embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+            with torch.autocast(activations.device.type, enabled=False):
+                with profile.part("heads"):
+                    losses = _label_losses(model, embedding_BD, split, rows, weights)
+                    losses |= _divergences(model, embedding_BD, rows, anchors, num_rows)
+                    total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
+                with profile.part("backward"):
+                    total.backward()  # type: ignore[no-untyped-call]
+            sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
     if ranks.size > 1:
         ranks.add_up([*sums.values(), *_gradients(model, factors)])
     return sums

@@ -19,8 +19,8 @@ import torch
 from torch import distributed
 
 from frostline.data.table import IntN
-from frostline.errors import FreezeError, TrainingError
-from frostline.plan.freeze import tensor_hash
+from frostline.errors import ConfigError, FreezeError, TrainingError
+from frostline.plan.freeze import tensor_hashes
 
 
 class Ranks:
@@ -81,10 +81,10 @@ class Ranks:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
-        self._broadcast(length)
+        distributed.broadcast(length, src=0)
         if not self.is_first:
             data = torch.empty(int(length), dtype=torch.uint8)
-        self._broadcast(data)
+        distributed.broadcast(data, src=0)
         return json.loads(bytes(data.numpy()))
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -92,25 +92,25 @@ class Ranks:
         for tensor in tensors if self.size > 1 else ():
             distributed.broadcast(tensor, src=0)
 
-    def _broadcast(self, tensor: torch.Tensor) -> None:
-        """`broadcast` of a tensor on the CPU, which NCCL does not carry."""
-        if distributed.get_backend() == "nccl":
-            moved = tensor.cuda()
-            distributed.broadcast(moved, src=0)
-            tensor.copy_(moved)
-        else:
-            distributed.broadcast(tensor, src=0)
-
     def wait(self) -> None:
         """Returns when every process has come here."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.all_reduce(torch.zeros(1))  # `barrier` would open a GPU, where there is one
+
+    def check_device(self, device: torch.device) -> None:
+        """Raises ConfigError when the processes of this machine would have to share a GPU."""
+        num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+        if device.type == "cuda" and num_here > torch.cuda.device_count():
+            raise ConfigError(
+                f"{num_here} processes were started on a machine with {torch.cuda.device_count()} GPU(s). "
+                "Start one for each, or set train.device = 'cpu'."
+            )
 
     def check_same(self, model: torch.nn.Module) -> None:
         """Raises FreezeError when a parameter is not, to the bit, what it is in the first process."""
         if self.size == 1:
             return
-        mine = {name: tensor_hash(parameter) for name, parameter in model.named_parameters()}
+        mine = tensor_hashes(model.named_parameters())
         differing = [name for name, digest in self.tell(mine).items() if mine.get(name) != digest]
         if self.is_any(bool(differing), device=next(model.parameters()).device):
             raise FreezeError(
@@ -130,9 +130,10 @@ def joined() -> Iterator[Ranks]:
         is_there = distributed.is_initialized()
         yield Ranks(distributed.get_rank(), distributed.get_world_size(), _local()) if is_there else Ranks()
         return
+    backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(_local())
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+        torch.cuda.set_device(_local() % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
     # A dead process is noticed by torchrun and by its connection; waiting for one at work is no error.
     distributed.init_process_group(backend, timeout=timedelta(days=1))
     try:

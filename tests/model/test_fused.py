@@ -1,0 +1,115 @@
+"""Passes in bf16 take one operator for a product and what follows it, and give what two operators give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from conftest import CONFIGS
+from frostline.model import fused
+from frostline.model.fused import fuse
+
+# Fused operators a layer: a GELU, and the sums after attention and after the feed-forward part.
+NUM_FUSED = {
+    "bert": 3, "roberta": 3, "xlm-roberta": 3, "electra": 3, "deberta-v2": 3, "mpnet": 2, "distilbert": 1, "modernbert": 0,
+}  # fmt: skip
+pytestmark = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no products in bf16"
+)
+
+
+@pytest.fixture
+def models(request):
+    """The same model as transformers gives it and with fused operators."""
+    torch.manual_seed(0)
+    plain = AutoModel.from_config(CONFIGS[request.param]).eval()
+    ours = copy.deepcopy(plain)
+    fuse(ours)
+    return plain, ours
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Shapes that the fused operators were given."""
+    seen = []
+
+    class Counted:
+        def __call__(self, states, *more):
+            seen.append(states.shape)
+            return torch.ops.mkldnn._linear_pointwise(states, *more)
+
+        def binary(self, states, *more):
+            seen.append(states.shape)
+            return torch.ops.mkldnn._linear_pointwise.binary(states, *more)
+
+    monkeypatch.setattr(fused, "_LINEAR", Counted())
+    return seen
+
+
+def _given():
+    mask = torch.ones(3, 9, dtype=torch.long)
+    mask[1, 4:] = 0
+    return {"input_ids": torch.randint(5, 40, (3, 9)), "attention_mask": mask}
+
+
+@pytest.mark.parametrize(("models", "name"), [(name, name) for name in CONFIGS], indirect=["models"])
+def test_a_pass_in_bf16_is_nearer_to_float32_or_as_near(models, name, calls):
+    plain, ours = models
+    given = _given()
+    with torch.no_grad():
+        exact = plain(**given)[0]
+        theirs = plain.to(torch.bfloat16)(**given)[0].float()
+        assert not calls
+        fast = ours.to(torch.bfloat16)(**given)[0].float()
+    assert len(calls) == NUM_FUSED[name] * ours.config.num_hidden_layers
+    is_token = given["attention_mask"].bool()
+    error, their_error = ((one - exact)[is_token].abs().mean() for one in (fast, theirs))
+    assert error <= 1.1 * their_error
+    assert (fast - theirs)[is_token].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("models", ["bert", "distilbert"], indirect=True)
+def test_passes_in_float32_and_with_a_gradient_stay_to_the_bit(models, calls):
+    plain, ours = models
+    given = _given()
+    with torch.no_grad():
+        assert torch.equal(plain(**given)[0], ours(**given)[0])
+    plain.to(torch.bfloat16), ours.to(torch.bfloat16)
+    first, second = plain(**given)[0], ours(**given)[0]
+    assert torch.equal(first, second)
+    first.sum().backward(), second.sum().backward()
+    for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+    assert not calls
+
+
+@pytest.mark.parametrize("models", ["bert"], indirect=True)
+def test_dropout_in_a_pass_without_a_gradient_still_drops(models, calls):
+    _, ours = models
+    with torch.no_grad():
+        ours.to(torch.bfloat16).train()
+        first, second = (ours(**_given())[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert len(calls) == 2 * ours.config.num_hidden_layers  # the GELUs alone
+
+
+def test_a_copy_computes_with_its_own_weights():
+    model = AutoModel.from_config(CONFIGS["bert"]).eval().to(torch.bfloat16)
+    fuse(model)
+    clone = copy.deepcopy(model)
+    with torch.no_grad():
+        before = model(**(given := _given()))[0].clone()
+        for parameter in clone.parameters():
+            parameter.zero_()
+        assert torch.equal(model(**given)[0], before)
+        assert not torch.equal(clone(**given)[0], before)
+
+
+def test_approximations_of_gelu_are_left_alone():
+    assert fused._is_gelu(nn.GELU()) and not fused._is_gelu(nn.GELU(approximate="tanh"))
+    config = copy.deepcopy(CONFIGS["bert"])
+    config.hidden_act = "gelu_new"
+    assert not fused._is_gelu(AutoModel.from_config(config).encoder.layer[0].intermediate.intermediate_act_fn)
