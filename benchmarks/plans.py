@@ -62,7 +62,6 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, all 8 at 1e-4, heads too": [SOLVED, everything(1e-4, 8, head_lr=1e-4)],
         "solved, all 4 at 2e-4, heads too": [SOLVED, everything(2e-4, 4, head_lr=2e-4)],
         "solved, thaw 8 at 2e-4, heads too": [SOLVED, thawing(2e-4, 8, 2, 4, head_lr=2e-4)],
-        "weak, quick thaw 8 at 2e-4": [SOLVED, thawing(2e-4, 8, 2, 16)],
         "solved, quick thaw 8 at 1e-4": [SOLVED, thawing(1e-4, 8, 2, 16)],
         "layers 8 at 1e-4": [everything(1e-4, 8, top_layers=6)],
         "solved, quick thaw 8 at 2e-4": [SOLVED, thawing(2e-4, 8, 2, 16)],

@@ -30,12 +30,9 @@ _HALF = ".half"  # how the name of a file ends until it is whole
 def new_file(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; when the block ends well, it takes the final name.
 
-    Where a link stands at `path`, what it points to is written, and the link stays.
-
     Raises:
         RunError: the disk is full or may not be written; nothing is left behind.
     """
-    path = path.resolve() if path.is_symlink() else path
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(_HALF, f".{path.name}.", path.parent)
@@ -54,7 +51,6 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def remove_half_written(path: Path) -> None:
     """Removes what killed processes left of a file that `new_file` was to give."""
-    path = path.resolve() if path.is_symlink() else path
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{_HALF}"):  # eight letters: mkstemp's
         with suppress(OSError):
             left.unlink()

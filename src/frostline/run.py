@@ -20,7 +20,7 @@ from frostline.errors import Interrupted, TrainingError
 from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
-from frostline.model.device import keep_freed_memory
+from frostline.model.device import choose_device, keeping_freed_memory
 from frostline.notices import worse_phases
 from frostline.places import check_run_folder
 from frostline.plan.picture import build_trainability
@@ -86,6 +86,7 @@ def train(
         if not ranks.is_first:
             return _follow(folder, started, ranks)
         config = as_config(config)
+        ranks.check_device(choose_device(config.train.device))
         if start_from is not None:
             config = with_bundle(config, start_from)
         config = config.located(Path.cwd())
@@ -119,7 +120,9 @@ def resume(folder: str | Path, *, show: Show | None = None) -> Run:
             if (folder / "report.json").is_file():  # which is written last
                 ranks.tell(None)
                 return _ended(folder, show)
-            prepared = prepare(Config.load(folder / "config.toml"))
+            config = Config.load(folder / "config.toml")
+            ranks.check_device(choose_device(config.train.device))
+            prepared = prepare(config)
             ranks.tell(prepared.config.to_toml())
             return _carry_out(prepared, folder, started, show, ranks)
 
@@ -141,7 +144,7 @@ def _follow(folder: Path, started: float, ranks: Ranks) -> Run:
         commits = _commits(prepared, folder, ranks)
         journal = Journal(None)
         trainer, _ = _build_trainer(prepared, commits, journal, started, ranks)
-        with _stopping(trainer):
+        with _stopping(trainer), keeping_freed_memory():
             trainer.run()
         ranks.wait()
     return Run(folder, json.loads((folder / "report.json").read_text("utf-8")))
@@ -156,8 +159,6 @@ def _build_trainer(
     prepared: Prepared, commits: Commits, journal: Journal, started: float, ranks: Ranks
 ) -> tuple[Trainer, list[str]]:
     """A trainer where the newest checkpoint was taken, and what the user should know of it."""
-    ranks.check_device(prepared.device)
-    keep_freed_memory()
     state, moments, notes = commits.load(prepared.model, journal, device=prepared.device)
     trainer = Trainer(
         prepared.model,
@@ -184,7 +185,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         ranks.wait()
         notes = [*prepared.warnings, *notes]
         _announce(prepared, trainer, notes)
-        with _stopping(trainer):
+        with _stopping(trainer), keeping_freed_memory():
             try:
                 trainer.run()
             except torch.OutOfMemoryError as error:

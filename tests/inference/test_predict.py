@@ -198,14 +198,13 @@ def test_numbers_that_json_cannot_hold_are_null(model, tmp_path):
     assert [row["all"] for row in rows] == [[1.0, None], []]
 
 
-def test_a_link_at_the_output_stays_and_what_it_points_to_is_written(model, tmp_path):
+@pytest.mark.parametrize("name", ["real.jsonl", "out.jsonl"], ids=["to a file", "to itself"])
+def test_a_link_is_not_replaced_by_an_output(model, tmp_path, name):
     write(tmp_path / "in.jsonl", [{"text": "good"}])
-    (tmp_path / "far").mkdir()
-    (tmp_path / "out.jsonl").symlink_to(tmp_path / "far" / "real.jsonl")
-    predict_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    assert (tmp_path / "out.jsonl").is_symlink()
-    assert "good" in (tmp_path / "far" / "real.jsonl").read_text("utf-8")
-    assert [path.name for path in (tmp_path / "far").iterdir()] == ["real.jsonl"]
+    (tmp_path / "out.jsonl").symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match=f"is a link to .*{name}"):
+        predict_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").is_symlink() and not list(tmp_path.glob(".out*"))
 
 
 def test_another_column_of_texts_can_be_named(model, tmp_path):

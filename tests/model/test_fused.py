@@ -1,6 +1,7 @@
 """Passes in bf16 take one operator for a product and what follows it, and give what two operators give."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,15 +10,15 @@ from transformers import AutoModel
 
 from conftest import CONFIGS
 from frostline.model import fused
-from frostline.model.fused import fuse
+from frostline.model.domains import ModelSettings
+from frostline.model.fused import can_fuse, fuse
+from frostline.model.loading import load_backbone
 
 # Fused operators a layer: a GELU, and the sums after attention and after the feed-forward part.
 NUM_FUSED = {
     "bert": 3, "roberta": 3, "xlm-roberta": 3, "electra": 3, "deberta-v2": 3, "mpnet": 2, "distilbert": 1, "modernbert": 0,
 }  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no products in bf16"
-)
+pytestmark = pytest.mark.skipif(not can_fuse(), reason="this processor has no products in bf16")
 
 
 @pytest.fixture
@@ -106,6 +107,38 @@ def test_a_copy_computes_with_its_own_weights():
             parameter.zero_()
         assert torch.equal(model(**given)[0], before)
         assert not torch.equal(clone(**given)[0], before)
+
+
+@pytest.mark.parametrize("models", ["bert", "roberta"], indirect=True)
+def test_under_autocast_weights_in_float32_widen_in_one_operator(models, calls):
+    plain, ours = models
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs, fast = plain(**(given := _given()))[0], ours(**given)[0]
+    assert len(calls) == ours.config.num_hidden_layers  # sums stay in float32
+    assert theirs.dtype == fast.dtype
+    is_token = given["attention_mask"].bool()
+    assert (fast - theirs)[is_token].abs().max() < 0.1
+
+
+def test_a_pickled_model_is_the_same():
+    model = AutoModel.from_config(CONFIGS["bert"]).eval().to(torch.bfloat16)
+    fuse(model)
+    again = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        before = model(**(given := _given()))[0]
+        assert torch.equal(again(**given)[0], before)
+        for parameter in again.parameters():
+            parameter.zero_()
+        assert torch.equal(model(**given)[0], before)
+        assert not torch.equal(again(**given)[0], before)
+
+
+def test_a_backbone_has_them(tiny, calls):
+    backbone = load_backbone(ModelSettings(backbone=str(tiny), max_length=32)).to_format(torch.bfloat16)
+    states = torch.randn(2, 5, backbone.hidden_width, dtype=torch.bfloat16)
+    with torch.no_grad():
+        backbone.hidden(states, torch.ones(2, 5, dtype=torch.long), start=1, stop=backbone.num_stages)
+    assert len(calls) == 3 * backbone.num_layers
 
 
 def test_approximations_of_gelu_are_left_alone():

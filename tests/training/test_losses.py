@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import toy_rows
 from frostline.data.batches import Split, tokenize
@@ -64,6 +65,44 @@ def test_the_gradients_of_a_step_do_not_depend_on_how_it_is_cut(parts):
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
     for name, loss in whole.items():
         torch.testing.assert_close(cut[name], loss, atol=1e-5, rtol=1e-4)
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each of some tensors is cast."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.found = {tensor.data_ptr(): 0 for tensor in tensors}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.found:
+            self.found[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_step_in_bf16_casts_each_weight_once_and_has_the_bits_of_casting_it_for_every_batch(
+    parts, monkeypatch, recomputes
+):
+    model, activations, split = parts
+    activations.precision = Precision("bf16", "")
+    model.backbone.recomputes_stages = recomputes
+    weights = [p for name, p in model.backbone.named_parameters() if p.requires_grad and p.ndim == 2]
+    batches = [np.arange(5), np.arange(5, 8), np.arange(8, 12)]
+    with Casts(weights) as casts:
+        _, once = gradients(model, activations, split, batches)
+    assert set(casts.found.values()) == {1}
+    batch = Activations.batch
+
+    def forget(self, *arguments, **more):
+        torch.clear_autocast_cache()
+        return batch(self, *arguments, **more)
+
+    monkeypatch.setattr(Activations, "batch", forget)
+    with Casts(weights) as casts:
+        _, often = gradients(model, activations, split, batches)
+    assert min(casts.found.values()) >= 3
+    assert all(torch.equal(once[name], gradient) for name, gradient in often.items())
 
 
 def test_rows_without_a_label_add_nothing(parts):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,13 @@ def test_processes_do_not_share_a_gpu(monkeypatch, started, gpus, is_refused):
             ranks.check_device(torch.device("cuda"))
     else:
         ranks.check_device(torch.device("cuda"))
+
+
+def test_a_gpu_for_all_is_refused_before_a_run_is_replaced(content, tmp_path, monkeypatch):
+    run = fl.train(content, output=tmp_path / "run")
+    report = (run.folder / "report.json").read_bytes()
+    monkeypatch.setattr("frostline.run.joined", lambda: nullcontext(Ranks(0, 2)))
+    monkeypatch.setattr("frostline.run.choose_device", lambda asked: torch.device("cuda:0"))
+    with pytest.raises(ConfigError, match="cuda:0 is one GPU for all 2 processes"):
+        fl.train(content, output=run.folder, overwrite=True)
+    assert (run.folder / "report.json").read_bytes() == report

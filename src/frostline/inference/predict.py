@@ -160,6 +160,8 @@ class _Job:
 
     def start(self, target: Path, added: list[str]) -> Iterator[Block]:
         """The blocks of the file, once the first is found to be in order."""
+        if target.is_symlink():
+            raise DataError(f"{target}: is a link to {target.readlink()}. Give that name, or another output.")
         if self.source.resolve() == target.resolve():
             raise DataError(f"{target}: is the input too. Give another output.")
         if target.is_dir():

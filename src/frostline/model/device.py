@@ -46,13 +46,14 @@ _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
-# 16,384 tokens leave an H200 waiting for its kernels to be launched: 136 TFLOP/s of a BERT-base forward pass,
-# 310 with four times as many (docs/scale.md).
+# 16,384 tokens left an H200 waiting for its kernels to be launched: 31,600 texts/s in a BERT-base forward
+# pass, 72,000 with four times as many (docs/scale.md).
 _GPU_TOKENS = 16_384
 _LARGE_GPU_TOKENS, _LARGE_GPU_BYTES = 65_536, 32 * 2**30
 
-# Of glibc's malloc.h. More than 32 MiB it maps apart and gives back at once, whatever is asked.
+# Of glibc's malloc.h. From 32 MiB on it maps each block apart, and gives it back at once, whatever is asked.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_THRESHOLDS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
 _KEPT_BYTES, _MAPPED_BYTES = 2**30, 2**25
 
 
@@ -194,16 +195,26 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def keep_freed_memory() -> None:
-    """Tells the allocator, where it is glibc's, to keep freed blocks for the next step until
-    `give_memory_back`.
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Within the block the allocator keeps freed memory for the next step, where it is glibc's and nobody has
+    told it what to keep.
 
     By itself it returns the room of a step's activations after each step, and the system clears it anew.
+    Afterwards it keeps as much as it learns to by itself at most.
     """
-    if _is_glibc():
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    is_told = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or _THRESHOLDS & os.environ.keys()
+    if is_told or not _is_glibc():
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
+        libc.malloc_trim(0)
 
 
 @cache

@@ -109,9 +109,9 @@ class Activations:
         """A digest of the frozen stages' weights, taken once for all splits."""
         if depth not in self._weights:
             digest = hashlib.blake2b(digest_size=20)
-            stages = self.backbone.stage_of
-            below = {name for name, stage in stages.items() if stage is not None and stage < depth}
-            weights = (named for named in self.backbone.named_parameters() if named[0] in below)
+            stage_of = self.backbone.stage_of
+            below = {name for name, stage in stage_of.items() if stage is not None and stage < depth}
+            weights = ((name, self.backbone.get_parameter(name)) for name in stage_of if name in below)
             for name, one in tensor_hashes(weights).items():
                 digest.update(f"{name} {one} ".encode())
             self._weights[depth] = digest.digest()

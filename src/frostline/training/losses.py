@@ -72,9 +72,9 @@ def add_gradients(
     factors |= {name: model.tasks[name].weight * anchor.weight for name, anchor in anchors.items()}
     sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
     shares = [ranks.share(rows) for rows in batches] if factors else []
-    with activations.precision.autocast(
-        activations.device
-    ):  # within which torch casts each weight once, for all batches of the step
+    # Within one context torch casts each weight that learns once, for all batches of the step. A pass without
+    # a gradient in there must not touch such a weight: its cast would have none.
+    with activations.precision.autocast(activations.device):
         for rows in [share for share in shares if len(share)]:
             with profile.part("frozen stages"):
                 given = activations.batch(split, rows, depth=model.frozen_depth)

@@ -81,10 +81,10 @@ class Ranks:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
-        distributed.broadcast(length, src=0)
+        self._broadcast(length)
         if not self.is_first:
             data = torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(data, src=0)
+        self._broadcast(data)
         return json.loads(bytes(data.numpy()))
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -92,15 +92,36 @@ class Ranks:
         for tensor in tensors if self.size > 1 else ():
             distributed.broadcast(tensor, src=0)
 
+    def _broadcast(self, tensor: torch.Tensor) -> None:
+        """`broadcast` of a tensor on the CPU, also where a caller has opened NCCL alone."""
+        if distributed.get_backend() == "nccl":
+            moved = tensor.cuda()
+            distributed.broadcast(moved, src=0)
+            tensor.copy_(moved)
+        else:
+            distributed.broadcast(tensor, src=0)
+
     def wait(self) -> None:
         """Returns when every process has come here."""
-        if self.size > 1:
+        if self.size == 1:
+            return
+        if distributed.get_backend() == "nccl":
+            distributed.barrier()
+        else:
             distributed.all_reduce(torch.zeros(1))  # `barrier` would open a GPU, where there is one
 
     def check_device(self, device: torch.device) -> None:
-        """Raises ConfigError when the processes of this machine would have to share a GPU."""
-        num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
-        if device.type == "cuda" and num_here > torch.cuda.device_count():
+        """Raises ConfigError when the processes of this machine would have to share a GPU.
+
+        Args:
+            device: what the run asks for.
+        """
+        if self.size == 1 or device.type != "cuda":
+            return
+        if device.index is not None:
+            raise ConfigError(f"train.device: {device} is one GPU for all {self.size} processes. Take cuda.")
+        num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if num_here > torch.cuda.device_count():
             raise ConfigError(
                 f"{num_here} processes were started on a machine with {torch.cuda.device_count()} GPU(s). "
                 "Start one for each, or set train.device = 'cpu'."
