@@ -217,7 +217,7 @@ def test_the_input_is_never_the_output(model, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS)
     (tmp_path / "link.jsonl").symlink_to(source)
     for target in (source, tmp_path / "link.jsonl"):
-        with pytest.raises(DataError, match="is the input too"):
+        with pytest.raises(DataError, match="is the input too|is a link to"):
             predict_file(model, source, target)
     assert read(source) == ROWS
 
