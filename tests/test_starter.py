@@ -48,6 +48,32 @@ def test_kinds_are_guessed_from_the_cells(tmp_path):
     assert config.tasks["marks"].separator == ";"
 
 
+def test_decimals_are_measured_and_lists_may_be_spelled_in_json(tmp_path):
+    rows = [
+        {
+            "text": f"a text with the number {i}", "urgency": 1 + i % 41 / 10, "half_stars": 1 + i % 9 / 2,
+            "year": 1980 + i % 40, "tags": json.dumps([["a", "b"], [], ["b"]][i % 3]), "rate": [1.5, float("inf")][i % 2],
+            "ticket": "open",
+        }
+        for i in range(300)
+    ]  # fmt: skip
+    text = build_starter(write(tmp_path / "tickets.jsonl", rows))
+    (tmp_path / "run.toml").write_text(text)
+    tasks = Config.load(tmp_path / "run.toml").tasks
+    assert {name: task.kind for name, task in tasks.items()} == {
+        "urgency": "regression", "half_stars": "classification", "year": "classification", "tags": "multilabel",
+        "rate": "classification",
+    }  # fmt: skip
+    assert tasks["tags"].separator is None
+    assert 'not look like labels: "ticket" (one value as far as was looked).' in text
+
+
+def test_a_column_of_labels_is_no_column_of_texts(tmp_path):
+    rows = [{"queue": ["billing", "legal", "sales"][i % 3], "urgency": i / 7} for i in range(60)]
+    with pytest.raises(DataError, match="no column of texts; the longest, 'queue', looks like labels"):
+        build_starter(write(tmp_path / "d.jsonl", rows))
+
+
 def test_columns_whose_names_cannot_be_tasks_get_names_of_their_own(tmp_path):
     rows = [{"text": f"t {i}", "情感": "ab"[i % 2], "主题": "xy"[i % 2]} for i in range(40)]
     (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Collection
 from itertools import count
@@ -11,12 +12,13 @@ from typing import Any
 
 import tomli_w
 
-from frostline.data.cells import is_missing, label_name
+from frostline.data.cells import is_missing, json_list, label_name
 from frostline.data.read import Row, format_of, iter_blocks
 from frostline.errors import DataError
 
 _LOOK_ROWS = 4096
 _MOST_LABELS = 50
+_MOST_LEVELS = 12  # decimals with more values are measured, not chosen
 _TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
 _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
 _SEPARATORS = (";", "|")
@@ -66,7 +68,8 @@ def build_starter(data: Path) -> str:
 
 
 def _quoted(name: str, cells: list[Any]) -> str:
-    return json.dumps(name, ensure_ascii=False) + ("" if cells else " (empty as far as was looked)")
+    said = {0: " (empty as far as was looked)", 1: " (one value as far as was looked)"}
+    return json.dumps(name, ensure_ascii=False) + said.get(len({str(cell) for cell in cells}), "")
 
 
 def _free(name: str, taken: Collection[str]) -> str:
@@ -111,14 +114,21 @@ def _text_column(data: Path, columns: dict[str, list[Any]]) -> str:
     if not texts:
         raise DataError(f"{data}: no column of texts.")
     known = [name for name in _TEXT_NAMES if name in texts]
-    return known[0] if known else max(texts, key=lambda name: texts[name])
+    found = known[0] if known else max(texts, key=lambda name: texts[name])
+    if not known and _kind(columns[found]) is not None:
+        raise DataError(
+            f"{data}: no column of texts; the longest, '{found}', looks like labels. Write the file by hand."
+        )
+    return found
 
 
 def _kind(cells: list[Any]) -> Row | None:
     """Settings of a task (none for a classification), or None for a column that is no label."""
     if not cells:
         return None
-    if all(isinstance(cell, list) for cell in cells):
+    if all(
+        isinstance(cell, list) or (isinstance(cell, str) and json_list(cell) is not None) for cell in cells
+    ):
         return {"kind": "multilabel"}
     if not all(isinstance(cell, str | int | float | bool) for cell in cells):
         return None
@@ -127,13 +137,20 @@ def _kind(cells: list[Any]) -> Row | None:
         parts = {part.strip() for name in distinct for part in name.split(separator)}
         if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
             return {"kind": "multilabel", "separator": separator}
-    if 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 3)):
+    is_measured = _has_decimals(cells)
+    is_few = 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 3))
+    if is_few and not (is_measured and len(distinct) > _MOST_LEVELS):
         return {}
+    return {"kind": "regression"} if is_measured else None
+
+
+def _has_decimals(cells: list[Any]) -> bool:
+    """Whether all are finite numbers, and some not whole."""
     try:
         numbers = [float(cell) for cell in cells]
     except ValueError:
-        return None
-    return {"kind": "regression"} if any(not number.is_integer() for number in numbers) else None
+        return False
+    return all(map(math.isfinite, numbers)) and not all(number.is_integer() for number in numbers)
 
 
 def _task_name(column: str, number: int) -> str:

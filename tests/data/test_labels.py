@@ -34,6 +34,17 @@ def test_a_multilabel_cell_is_a_list_or_a_separated_text():
     assert np.isnan(encoded([["a", "b"], None], kind="multilabel")[1]).all()
 
 
+@pytest.mark.parametrize("separator", [None, ";"])
+def test_a_multilabel_cell_of_a_table_without_types_may_be_a_list_in_json(separator):
+    cells = ['["a", "b"]', "[]", ' ["b"]', ""]
+    found = encoded(cells, kind="multilabel", separator=separator)
+    assert found[:3] == [[1, 1], [0, 0], [0, 1]] and np.isnan(found[3]).all()
+
+
+def test_a_bracket_that_is_no_list_is_part_of_a_name():
+    assert encoded(["[x;y", "y"], kind="multilabel", separator=";") == [[1, 1], [0, 1]]
+
+
 def test_a_regression_knows_mean_and_deviation():
     told = TaskSettings(kind="regression")
     table = table_of([1, "3", None], told)

@@ -60,6 +60,19 @@ def test_few_validation_rows_are_told(advised):
     assert "# Note: 60 rows for validation" in advice_file(config, advice)
 
 
+def test_a_task_of_chance_is_told_and_promises_nothing(tiny, toy):
+    from conftest import build_content, toy_rows
+
+    content, draw = build_content(tiny, toy), np.random.default_rng(1)
+    for name, number in {"train": 240, "validation": 120}.items():
+        content["data"][name] = [row | {"luck": draw.normal()} for row in toy_rows(number, seed=number)]
+    del content["data"]["test"]
+    content["tasks"] = {"topic": {}, "luck": {"kind": "regression"}}
+    advice = fl.advise(content)
+    assert "no layer knows anything of 'luck': are its labels right?" in advice.warnings
+    assert advice.plans[0].recipe == "features", "what chance leaves is nothing to gain"
+
+
 def test_what_a_plan_would_warn_of_is_told(tiny, toy):
     from conftest import build_content
 

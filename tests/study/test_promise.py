@@ -33,6 +33,13 @@ def test_a_race_on_few_rows_is_believed_less(after):
     assert 0 < apart[0] < apart[1] < apart[2]
 
 
+def test_a_task_without_a_signal_promises_no_gain():
+    usual = replace(FOUND, probe=0.5, race=None)
+    assert _score(FULL, usual) == pytest.approx(0.5 + 0.2 * 0.5)
+    assert _score(FULL, replace(usual, hopeless=0.4)) == pytest.approx(0.5 + 0.2 * 0.1)
+    assert _score(FULL, replace(usual, hopeless=0.6)) == 0.5
+
+
 def test_a_few_layers_win_a_part_of_the_gain():
     some = promise(replace(FULL, deepest=2), FOUND)
     assert 0.7 < some.score < _score(FULL)

@@ -6,6 +6,7 @@ callers know file and row.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -29,6 +30,17 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, str):
         return not cell.strip()
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def json_list(cell: str) -> list[Any] | None:
+    """The list that a text spells in JSON, as tables without types hold it; None for any other text."""
+    if not cell.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(cell)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 class NameReader:
@@ -71,7 +83,8 @@ def read_number(cell: Any) -> float | None:
     try:
         number = float(cell)
     except (ValueError, OverflowError):
-        raise ValueError(f"'{cell!s:.40}' is not a number") from None
+        hint = "; write decimals with a point" if "," in str(cell) else ""
+        raise ValueError(f"'{cell!s:.40}' is not a number{hint}") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
@@ -80,9 +93,11 @@ def read_number(cell: Any) -> float | None:
 
 
 def read_names(cell: Any, separator: str | None) -> list[str] | None:
-    """Names of several labels: a list, which may be empty, or a text that `separator` divides."""
+    """Names of several labels: a list, also in JSON, that may be empty; or a text that `separator` divides."""
     if is_missing(cell):
         return None
+    if isinstance(cell, str) and (listed := json_list(cell)) is not None:
+        cell = listed
     if isinstance(cell, str):
         if separator is None:
             raise ValueError(

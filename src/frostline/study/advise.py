@@ -26,7 +26,7 @@ from frostline.plan.phase import Phase, PlanSettings
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
 from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
-from frostline.study.layers import Matrix, probe_scores, separability, stage_scores
+from frostline.study.layers import Matrix, probe_scores, separability, stage_scores, without_signal
 from frostline.study.promise import Course, Findings, PlanAdvice, extrapolated, promise, ranked
 from frostline.study.race import Race, drawn, race_phase, race_splits, run_race, subset
 from frostline.training.embed import StageMeans, stage_means
@@ -104,11 +104,17 @@ def advise(
     courses = _courses(prepared, estimator)
     ran = _race(prepared, estimator, sum(course.seconds for course in courses), show=show)
     probe = extrapolated(growth, len(prepared.splits["train"]))
-    plans = ranked([promise(course, Findings(probe, ran)) for course in courses])
+    silent = without_signal(prepared.model.tasks, layers, num_held=len(sample["validation"]))
+    hopeless = sum(1 - max(0.0, layers[name]["embedding"]) for name in silent) / len(prepared.model.tasks)
+    plans = ranked([promise(course, Findings(probe, ran, hopeless)) for course in courses])
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
-    warnings = (*prepared.warnings, *_few_rows(len(prepared.splits["validation"])))
+    warnings = (
+        *prepared.warnings,
+        *(f"no layer knows anything of '{name}': are its labels right?" for name in silent),
+        *_few_rows(len(prepared.splits["validation"])),
+    )
     return Advice(plans, layers, apart, growth, ran, domain, warnings, time.monotonic() - started)
 
 

@@ -70,6 +70,25 @@ def separability(task: Task, states_ND: Matrix, labels: LabelsN) -> float | None
     return between / max(whole, 1e-12)
 
 
+def without_signal(
+    tasks: Mapping[str, Task], layers: Mapping[str, Mapping[str, float]], *, num_held: int
+) -> list[str]:
+    """Regressions whose probes correlate with nothing: the median layer's r is within chance of zero.
+
+    Classes are left out: where one is rare, a probe that knows something answers like one that does not.
+
+    Args:
+        tasks: by name.
+        layers: score of every stage, by task.
+        num_held: rows that were scored; one over their root is the standard error of r around zero.
+    """
+    return [
+        name
+        for name, scores in layers.items()
+        if tasks[name].kind == "regression" and np.median(list(scores.values())) <= num_held**-0.5
+    ]
+
+
 def probe_scores(
     model: MultitaskModel, embeddings: Mapping[str, Matrix], splits: Mapping[str, Split], *, rows: int
 ) -> dict[str, float]:

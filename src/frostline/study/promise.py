@@ -37,10 +37,12 @@ class Findings:
     Attributes:
         probe: expected mean score of heads solved on all rows.
         race: None where it would have cost too much.
+        hopeless: of what the probe leaves to be gained, the part of tasks in which no layer shows a signal.
     """
 
     probe: float
     race: Race | None
+    hopeless: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
 
 def _gain(course: Course, found: Findings) -> tuple[float, str]:
     """What all layers awake are expected to gain over solved heads in the steps of a plan, and from what."""
-    usual = _USUAL_SHARE * (1.0 - min(1.0, max(0.0, found.probe)))
+    usual = _USUAL_SHARE * max(0.0, 1.0 - min(1.0, max(0.0, found.probe)) - found.hopeless)
     if found.race is None:
         return usual, f"a guess: layers that learn usually win a fifth of what a probe leaves: {usual:+.3f}"
     race = found.race
