@@ -93,7 +93,7 @@ def read_number(cell: Any) -> float | None:
 
 
 def read_names(cell: Any, separator: str | None) -> list[str] | None:
-    """Names of several labels: a list, also in JSON, that may be empty; or a text that `separator` divides."""
+    """Names of several labels: a list, which may be empty, also in JSON; or a text to divide."""
     if is_missing(cell):
         return None
     if isinstance(cell, str) and (listed := json_list(cell)) is not None:
