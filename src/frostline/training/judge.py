@@ -102,7 +102,8 @@ class Judge:
         self._breached = self._watch(phase, logits)
         if not (self._breached and _can_roll_back(phase)):
             self._keep_best(phase, scores)
-        give_memory_back()
+        if self.model.frozen_depth < self.model.backbone.num_stages:  # heads alone leave nothing to give
+            give_memory_back()
 
     def _score(self, phase: Phase) -> tuple[dict[str, Matrix], dict[str, Any]]:
         held = self.splits["validation"]
