@@ -4,8 +4,8 @@ python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline
 python benchmarks/gpu.py --work passes               passes with padding and without, by their size
 
 All in one process and in alternation, after a round over few rows that does not count; with random weights,
-so no scores.
-Shares are of the measured rate of bf16 products, without the operations of padding and of evaluations.
+so no scores. Shares are of the measured rate of bf16 products, without the operations of padding and of
+evaluations.
 """
 
 from __future__ import annotations

@@ -126,9 +126,7 @@ def _kind(cells: list[Any]) -> Row | None:
     """Settings of a task (none for a classification), or None for a column that is no label."""
     if not cells:
         return None
-    if all(
-        isinstance(cell, list) or (isinstance(cell, str) and json_list(cell) is not None) for cell in cells
-    ):
+    if all(isinstance(json_list(cell) if isinstance(cell, str) else cell, list) for cell in cells):
         return {"kind": "multilabel"}
     if not all(isinstance(cell, str | int | float | bool) for cell in cells):
         return None

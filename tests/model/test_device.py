@@ -170,20 +170,18 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()
-counts = [faults()]
 with keeping_freed_memory():
     faults()
-    counts.append(faults())
-print(*counts)
+    print(faults())
 """
 
     def count(**variables):
         command = [sys.executable, "-c", code]
         environment = {k: v for k, v in os.environ.items() if "MALLOC" not in k} | variables
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        return map(int, done.stdout.split())
+        return int(done.stdout)
 
-    before, within = count()
-    assert within < before / 10
-    before, within = count(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
-    assert within > before / 2  # who tells the allocator otherwise is obeyed
+    # 460,800 pages are written; what the allocator keeps by itself depends on where its last block lies.
+    assert count() < 1000
+    # Who tells it otherwise is obeyed.
+    assert count(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072") > 400_000

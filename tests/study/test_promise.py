@@ -38,6 +38,8 @@ def test_a_task_without_a_signal_promises_no_gain():
     assert _score(FULL, usual) == pytest.approx(0.5 + 0.2 * 0.5)
     assert _score(FULL, replace(usual, hopeless=0.4)) == pytest.approx(0.5 + 0.2 * 0.1)
     assert _score(FULL, replace(usual, hopeless=0.6)) == 0.5
+    assert "tasks of chance aside" in promise(FULL, replace(usual, hopeless=0.4)).reason
+    assert "chance" not in promise(FULL, usual).reason
 
 
 def test_a_few_layers_win_a_part_of_the_gain():

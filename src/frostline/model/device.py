@@ -214,7 +214,7 @@ def keeping_freed_memory() -> Iterator[None]:
         yield
     finally:
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
-        libc.malloc_trim(0)
+        give_memory_back()
 
 
 @cache

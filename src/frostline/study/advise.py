@@ -104,8 +104,8 @@ def advise(
     courses = _courses(prepared, estimator)
     ran = _race(prepared, estimator, sum(course.seconds for course in courses), show=show)
     probe = extrapolated(growth, len(prepared.splits["train"]))
-    silent = without_signal(prepared.model.tasks, layers, num_held=len(sample["validation"]))
-    hopeless = sum(1 - max(0.0, layers[name]["embedding"]) for name in silent) / len(prepared.model.tasks)
+    silent = without_signal(prepared.model.tasks, layers, sample["validation"])
+    hopeless = sum(1 - max(0.0, layers[name]["embedding"]) for name in silent) / max(1, len(layers))
     plans = ranked([promise(course, Findings(probe, ran, hopeless)) for course in courses])
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")

@@ -71,7 +71,7 @@ def separability(task: Task, states_ND: Matrix, labels: LabelsN) -> float | None
 
 
 def without_signal(
-    tasks: Mapping[str, Task], layers: Mapping[str, Mapping[str, float]], *, num_held: int
+    tasks: Mapping[str, Task], layers: Mapping[str, Mapping[str, float]], held: Split
 ) -> list[str]:
     """Regressions whose probes correlate with nothing: the median layer's r is within chance of zero.
 
@@ -80,12 +80,13 @@ def without_signal(
     Args:
         tasks: by name.
         layers: score of every stage, by task.
-        num_held: rows that were scored; one over their root is the standard error of r around zero.
+        held: rows that were scored; one over the root of those with a label is the standard error of r.
     """
+    known = {name: int(is_labelled(held.labels[name]).sum()) for name in layers}
     return [
         name
         for name, scores in layers.items()
-        if tasks[name].kind == "regression" and np.median(list(scores.values())) <= num_held**-0.5
+        if tasks[name].kind == "regression" and np.median(list(scores.values())) <= known[name] ** -0.5
     ]
 
 

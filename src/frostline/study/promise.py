@@ -105,7 +105,9 @@ def _gain(course: Course, found: Findings) -> tuple[float, str]:
     """What all layers awake are expected to gain over solved heads in the steps of a plan, and from what."""
     usual = _USUAL_SHARE * max(0.0, 1.0 - min(1.0, max(0.0, found.probe)) - found.hopeless)
     if found.race is None:
-        return usual, f"a guess: layers that learn usually win a fifth of what a probe leaves: {usual:+.3f}"
+        aside = ", tasks of chance aside" if found.hopeless else ""
+        words = f"a guess: layers that learn usually win a fifth of what a probe leaves{aside}"
+        return usual, f"{words}: {usual:+.3f}"
     race = found.race
     raced = race.after - race.before
     words = f"{race.steps} steps with every layer awake moved {race.before:.3f} to {race.after:.3f}"

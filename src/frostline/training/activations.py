@@ -110,8 +110,8 @@ class Activations:
         if depth not in self._weights:
             digest = hashlib.blake2b(digest_size=20)
             stage_of = self.backbone.stage_of
-            below = {name for name, stage in stage_of.items() if stage is not None and stage < depth}
-            weights = ((name, self.backbone.get_parameter(name)) for name in stage_of if name in below)
+            below = (name for name, stage in stage_of.items() if stage is not None and stage < depth)
+            weights = ((name, self.backbone.get_parameter(name)) for name in below)
             for name, one in tensor_hashes(weights).items():
                 digest.update(f"{name} {one} ".encode())
             self._weights[depth] = digest.digest()

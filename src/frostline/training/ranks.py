@@ -153,6 +153,7 @@ def joined() -> Iterator[Ranks]:
         return
     backend = "gloo"
     if torch.cuda.is_available():
+        # More processes than GPUs may train on processors; `check_device` refuses to share one.
         torch.cuda.set_device(_local() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     # A dead process is noticed by torchrun and by its connection; waiting for one at work is no error.
