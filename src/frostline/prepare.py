@@ -246,7 +246,7 @@ def _resolved_settings(
     config: Config, precision: Precision, device: torch.device
 ) -> tuple[TrainSettings, list[str]]:
     """The training settings with what this machine decided, and a sentence where it cannot store anything."""
-    tokens = config.train.batch_tokens or step_tokens(device)
+    tokens = config.train.batch_tokens or step_tokens(device, precision.format)
     update: dict[str, object] = {"precision": precision.format, "batch_tokens": tokens}
     stores, said = config.train.activations, []
     if stores.store == "auto" and not stores.can_write():

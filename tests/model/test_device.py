@@ -152,8 +152,9 @@ def test_a_large_gpu_takes_more_at_once(gib, tokens, monkeypatch):
     about = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
     assert devices.forward_tokens(torch.device("cuda")) == tokens
-    assert devices.step_tokens(torch.device("cuda")) == 16_384
-    assert devices.forward_tokens(CPU) == devices.step_tokens(CPU) == 1024
+    assert devices.step_tokens(torch.device("cuda"), "bf16") == 16_384
+    assert devices.forward_tokens(CPU) == devices.step_tokens(CPU, "fp32") == 1024
+    assert devices.step_tokens(CPU, "bf16") == 2048
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")

@@ -11,7 +11,7 @@ from frostline.model.architectures import LAYOUTS
 from frostline.model.device import Precision, choose_device
 from frostline.model.domains import ModelSettings
 from frostline.model.loading import load_backbone
-from frostline.model.packing import can_pack
+from frostline.model.packing import Packing, can_pack
 
 DEVICE, CUDA = choose_device("auto"), torch.device("cuda")
 PACKING = [name for name, layout in LAYOUTS.items() if layout.packs]
@@ -80,7 +80,6 @@ def test_a_gpu_leaves_the_padding_out_in_half_precision_where_nothing_learns(nam
         is_ours = model.config._attn_implementation == packing.ATTENTION
         assert can_pack(model, device=CUDA) == is_ours
         assert is_ours or not encoder.layout.packs
-        assert not can_pack(model, device=torch.device("cpu"))
         model.train()
         assert not can_pack(model, device=CUDA), "dropout"
     model.eval()
@@ -106,3 +105,73 @@ def test_an_older_gpu_has_no_such_kernel(capability, has, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert packing.has_kernel(CUDA) == has
     packing.has_kernel.cache_clear()
+
+
+def test_a_cpu_leaves_the_padding_out_where_products_are_in_bf16(load):
+    model = load("bert").train().transformer
+    cpu = torch.device("cpu")
+    assert not can_pack(model, device=cpu), "float32"
+    with Precision("bf16", "asked for").autocast(cpu):
+        assert can_pack(model, device=cpu)
+    assert can_pack(model.to(torch.bfloat16), device=cpu)
+
+
+@pytest.mark.parametrize("name", PACKING)
+@pytest.mark.parametrize("start", [0, 1])
+def test_texts_without_padding_give_the_same_gradients(name, start, load, monkeypatch):
+    encoder = load(name)
+    batch = batch_of(encoder)
+    with torch.no_grad():
+        given = encoder.hidden(batch.ids_BL, batch.mask_BL, start=0, stop=1)
+    gradients = []
+    for is_packed in (False, True):
+        monkeypatch.setattr(runs, "can_pack", lambda *_, is_packed=is_packed, **__: is_packed)
+        encoder.zero_grad()
+        states = batch.ids_BL if start == 0 else given
+        encoder.suffix(states, batch.mask_BL, depth=start).square().sum().backward()
+        gradients.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})
+    padded, packed = gradients
+    assert padded.keys() == packed.keys() and len(padded) > 20
+    for parameter, gradient in padded.items():
+        torch.testing.assert_close(packed[parameter], gradient, atol=2e-5, rtol=1e-4)
+
+
+def mask_of(*lengths):
+    return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([5, 3, 3], 64),
+        ([1], 64),
+        ([8] * 8, 64),  # full: no row is spare
+        ([32, *[31] * 31], 1024),
+        ([32] * 31 + [31], 1024),
+        ([8] * 7 + [7, 1], 128),  # 64 tokens, and one place has none
+        ([8] * 8 + [4] * 8, 128),  # a grid without a free place gets more texts
+        ([50] * 20, 1024),
+        ([100] * 21 + [3], 2176),
+    ],
+)
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_rows_come_in_few_numbers_and_find_their_place_and_back(lengths, rows, num_heads):
+    packing = Packing.of(mask_of(*lengths))
+    assert len(packing.place_S) == rows and packing.num_tokens == sum(lengths)
+    grid = packing.grid
+    states = torch.randn(rows, num_heads, 4, requires_grad=True)
+    spread = grid.spread(states)
+    length = max(lengths)
+    assert spread.shape[0] >= len(lengths) and length <= spread.shape[2] < length + 4
+    at = 0
+    for text, tokens in enumerate(lengths):
+        expected = states[at : at + tokens].transpose(0, 1)
+        assert torch.equal(spread[text, :, :tokens], expected)
+        at += tokens
+    back = grid.collect(spread)
+    assert torch.equal(back[:at], states[:at])
+    weight = torch.randn(at, num_heads, 4)
+    (back[:at] * weight).sum().backward()
+    assert torch.equal(states.grad[:at], weight) and not states.grad[at:].any()
+    if grid.mask_GP is not None:
+        assert grid.mask_GP.sum() == at

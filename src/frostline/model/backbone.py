@@ -178,20 +178,16 @@ class Backbone(nn.Module):
         if not (self.layout.packs and can_pack(self.transformer, device=states.device)):
             return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
         packing = Packing.of(mask_BL)
-        position_1T = packing.position_1T
+        position_1S = packing.position_1S
         if states.ndim == 2 and counts_from_padding(self.transformer):
             # A token that spells padding is not counted.
             padding = first_position(self.transformer) - 1
             is_counted_BL = states.ne(padding)
-            position_1T = packing.pack(is_counted_BL.cumsum(1) * is_counted_BL + padding)
-        state_1TD = view(
-            input_ids=packing.pack(states),
-            position_ids=position_1T,
-            cu_seq_lens_q=packing.start_B1,
-            max_length_q=packing.num_places,
-            return_dict=True,
+            position_1S = packing.pack(is_counted_BL.cumsum(1) * is_counted_BL + padding)
+        state_1SD = view(
+            input_ids=packing.pack(states), position_ids=position_1S, packing=packing, return_dict=True
         )[0]
-        return packing.unpack(state_1TD)
+        return packing.unpack(state_1SD)
 
     def _view(self, start: int, stop: int) -> nn.Module:
         key = (start, stop)

@@ -1,12 +1,10 @@
-"""Modules that torch runs slowly on a CPU, and what takes their place: dropout, and the attention of every
-device, which is the place where a GPU's texts without padding are told apart.
+"""What takes the place of modules that torch runs slowly on a CPU: dropout, and the attention of every
+device, which is the place where texts without padding are told apart.
 
-torch 2.13 draws masks one number at a time on one core; its attention computes in float32 where there is
-dropout, has a slow backward pass where there is none, and is slow in bf16 altogether (docs/experiments.md).
-Here torch's generator gives a seed for each mask, and NumPy's SFC64 (Doty-Humphrey, PractRand) the random
-bits: the same seed, the same masks. Knows no stages and no plans.
+torch's attention computes in float32 where there is dropout, has a slow backward pass where there is none,
+and is slow in bf16 altogether (docs/experiments.md). Knows no stages and no plans.
 
-Shapes: B texts, H attention heads, L tokens, K width of an attention head.
+Shapes: B texts, H attention heads, L tokens, K width of an attention head; S, G and P see `packing.py`.
 """
 
 from __future__ import annotations
@@ -14,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from frostline.model.packing import ATTENTION, attend_packed
+from frostline.model.dropout import FastDropout, can_drop, dropped
+from frostline.model.packing import ATTENTION, Packing, attend_packed
 
-_LEVELS = 2**16
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
 _LONGEST_KEPT = 512
 # Scores computed at once without a gradient: 2 MB in float32, which a core's cache holds.
@@ -32,16 +29,6 @@ _SCORES_AT_ONCE = 2**19
 _NARROW = 16
 # Longer rows than this are slower in float32 than in bf16 with a gradient, for the memory that they take.
 _WIDE = 64
-
-
-class FastDropout(nn.Dropout):
-    """`torch.nn.Dropout`; on a CPU the probability is rounded to 1/65,536, and what stays scaled by that."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """The input with elements dropped in training mode, of the same shape and type."""
-        if not self.training or input.device.type != "cpu" or not 0 < _threshold(self.p) < _LEVELS:
-            return super().forward(input)
-        return _dropped(input, self.p)
 
 
 def attend(
@@ -67,40 +54,48 @@ def attend(
         attention_mask: True where a key is read, or numbers to add; spread over (B, H, L, L). None: read all.
         dropout: probability; 0 outside training.
         scaling: of the products; None: K ** -0.5.
-        more: as `sdpa` takes them. With `cu_seq_lens_q` and `max_length_q` the texts lie one after the other
-            (`attend_packed`), and B is 1.
+        more: as `sdpa` takes them. With a `packing` the texts lie one after the other, and B is 1.
 
     Returns:
         (B, L, H, K), and no weights.
     """
-    if more.get("cu_seq_lens_q") is not None:  # texts one after the other, without padding
-        out_1THK = attend_packed(
-            query,
-            key_1HTK=key,
-            value_1HTK=value,
-            start_B1=more["cu_seq_lens_q"],
-            most_tokens=more["max_length_q"],
-            scaling=scaling,
-        )
-        return out_1THK, None
+    packing: Packing | None = more.pop("packing", None)
+    if packing is None:
+        out_BHLK = _attend(module, query, key, value, attention_mask, dropout, scaling, more)
+        return out_BHLK.transpose(1, 2).contiguous(), None
+    if query.device.type == "cuda":
+        return attend_packed(query, key_1HTK=key, value_1HTK=value, packing=packing, scaling=scaling), None
+    grid = packing.grid
+    query, key, value = (grid.spread(one[0].transpose(0, 1)) for one in (query, key, value))
+    mask_G11P = None if grid.mask_GP is None else grid.mask_GP[:, None, None]
+    out_GHPK = _attend(module, query, key, value, mask_G11P, dropout, scaling, {})
+    return grid.collect(out_GHPK)[None], None
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    more: Mapping[str, Any],
+) -> torch.Tensor:
+    """(B, H, L, K): by the plain formula where that is what `sdpa` computes and faster, else by `sdpa`."""
     is_kept = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
-    is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and _threshold(dropout) == 0
-    is_spread = attention_mask is None or attention_mask.ndim == query.ndim
+    is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and not can_drop(dropout)
+    is_spread = mask is None or mask.ndim == query.ndim
     is_plain = is_spread and _is_plain(module, query, key, value, dropout=dropout, more=more)
     if not (is_plain and (is_kept or is_bf16)):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        out_BLHK, _ = sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, **more
         )
+        return out_BLHK.transpose(1, 2)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not is_kept:
-        return _in_parts(query, key, value, mask=attention_mask, scaling=scaling), None
-    # Softmax in bf16 takes single numbers for what is left of a row after each 32.
-    numbers = torch.float32 if _NARROW < query.shape[2] <= _WIDE else query.dtype
-    score_BHLL = _scores(query, key, attention_mask, scaling=scaling, numbers=numbers)
-    weight_BHLL = torch.softmax(score_BHLL, dim=-1).to(value.dtype)
-    if _threshold(dropout) > 0:
-        weight_BHLL = _dropped(weight_BHLL, dropout)
-    return torch.matmul(weight_BHLL, value.contiguous()).transpose(1, 2).contiguous(), None
+    if is_kept:
+        return _with_gradient(query, key, value, mask=mask, dropout=dropout, scaling=scaling)
+    return _in_parts(query, key, value, mask=mask, scaling=scaling)
 
 
 def replace_slow_parts(module: nn.Module) -> None:
@@ -137,9 +132,27 @@ def _is_plain(
         and not any(more.get(name) for name in ("is_causal", "softcap", "output_attentions"))
         and more.get("position_bias") is None
         and more.get("cache") is None
-        and _threshold(dropout) < _LEVELS
-        and (_threshold(dropout) > 0 or query.shape[2] <= _LONGEST_KEPT)
+        and (can_drop(dropout) or (dropout < 0.5 and query.shape[2] <= _LONGEST_KEPT))
     )
+
+
+def _with_gradient(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention (B, H, L, K), its weights kept for the backward pass."""
+    # Softmax in bf16 takes single numbers for what is left of a row after each 32.
+    numbers = torch.float32 if _NARROW < query.shape[2] <= _WIDE else query.dtype
+    score_BHLL = _scores(query, key, mask, scaling=scaling, numbers=numbers)
+    weight_BHLL = torch.softmax(score_BHLL, dim=-1).to(value.dtype)
+    if can_drop(dropout):
+        weight_BHLL = dropped(weight_BHLL, dropout)
+    return torch.matmul(weight_BHLL, value.contiguous())
 
 
 def _in_parts(
@@ -150,18 +163,16 @@ def _in_parts(
     mask: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
-    """Attention (B, L, H, K) without gradient, a few texts at a time, with the softmax in float32."""
-    num_texts, num_heads, length, width = query.shape
-    out_BLHK = query.new_empty(num_texts, length, num_heads, width)
-    mask = None if mask is None else mask.expand(num_texts, -1, -1, -1)
+    """Attention (B, H, L, K) without gradient, a few texts at a time, with the softmax in float32."""
+    num_texts, num_heads, length, _ = query.shape
     at_once = max(1, _SCORES_AT_ONCE // (num_heads * length**2))
+    parts = []
     for first in range(0, num_texts, at_once):
         part = slice(first, first + at_once)
-        masked = None if mask is None else mask[part]
+        masked = mask if mask is None or len(mask) == 1 else mask[part]
         score_BHLL = _scores(query[part], key[part], masked, scaling=scaling, numbers=torch.float32)
-        weight_BHLL = _softmax(score_BHLL).to(value.dtype)
-        out_BLHK[part] = torch.matmul(weight_BHLL, value[part].contiguous()).transpose(1, 2)
-    return out_BLHK
+        parts.append(torch.matmul(_softmax(score_BHLL).to(value.dtype), value[part].contiguous()))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _scores(
@@ -187,24 +198,6 @@ def _softmax(score: torch.Tensor) -> torch.Tensor:
     score -= score.amax(dim=-1, keepdim=True)
     score.exp_()
     return score.div_(score.sum(dim=-1, keepdim=True))
-
-
-def _threshold(probability: float) -> int:
-    return round(probability * _LEVELS)
-
-
-def _dropped(input: torch.Tensor, probability: float) -> torch.Tensor:
-    threshold = _threshold(probability)
-    mask = _is_kept(input.shape, threshold).to(input.dtype).mul_(_LEVELS / (_LEVELS - threshold))
-    return input * mask
-
-
-def _is_kept(shape: torch.Size, threshold: int) -> torch.Tensor:
-    """Booleans, True with a probability of 1 − threshold / 65,536."""
-    seed = int(torch.randint(2**63 - 1, ()))
-    size = shape.numel()
-    bits = np.random.SFC64(seed).random_raw(-(-size // 4)).view(np.uint16)[:size]
-    return torch.from_numpy(bits >= threshold).view(shape)
 
 
 def _to_add(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

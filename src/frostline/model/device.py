@@ -29,10 +29,10 @@ from frostline.settings import AskedFormat
 Format = Literal["bf16", "fp32"]
 Result = TypeVar("Result")
 
-# oneDNN keeps compiled code for the last 1,024 shapes of matrix products, and torch's layer over it another
-# 1,024 a thread, by a variable with a less telling name. Batches cut by length seldom repeat a shape: that is
-# half a gigabyte for nothing. Both are read at the first product; 16 are the shapes of one batch.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+# oneDNN keeps compiled code for the last 1,024 shapes of matrix products, a third of a megabyte each, and
+# torch's layer over it another 1,024 a thread, by a variable with a less telling name. Rows come in so few
+# numbers (`packing.py`) that the first is enough for most runs. Both are read at the first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
 # Read when cuBLAS starts: without one of these, its sums may take another order each time (`repeatable`).
 _WORKSPACE, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -46,6 +46,8 @@ _PROBE_SECONDS = 0.1
 _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
+# Of a training step in bf16: few of its batches then need two parts (docs/experiments.md).
+_CPU_STEP_TOKENS = 2048
 # 16,384 tokens left an H200 waiting for its kernels to be launched: 31,600 texts/s in a BERT-base forward
 # pass, 72,000 with four times as many (docs/scale.md).
 _GPU_TOKENS = 16_384
@@ -150,12 +152,14 @@ def forward_tokens(device: torch.device) -> int:
     """Padded tokens to compute at once without gradient: what fits a core's cache, or fills a GPU."""
     if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU_BYTES:
         return _LARGE_GPU_TOKENS
-    return step_tokens(device)
-
-
-def step_tokens(device: torch.device) -> int:
-    """Padded tokens to compute at once with gradient, for which a GPU has less room."""
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def step_tokens(device: torch.device, numbers: Format) -> int:
+    """Padded tokens to compute at once with gradient, for which a GPU has less room."""
+    if device.type != "cpu":
+        return _GPU_TOKENS
+    return _CPU_STEP_TOKENS if numbers == "bf16" else _CPU_TOKENS
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Linear layers with what follows them in one operator: GELU, or the sum with the layer's input.
+"""Linear layers with what follows them in one operator: GELU, or the sum with the layer's input; and one
+conversion to bf16 of what queries, keys and values are made of, instead of three.
 
-For products in bf16 without a gradient on a CPU, where a separate GELU costs a quarter of what the product
-before it does: the states of a feed-forward layer do not fit a core's cache (docs/experiments.md). oneDNN
-does it on its way out of the product, and rounds once instead of twice. Knows modules, not stages.
+Operators are fused for products in bf16 without a gradient on a CPU, where a separate GELU costs a quarter of
+what the product before it does: the states of a feed-forward layer do not fit a core's cache
+(docs/experiments.md). oneDNN does it on its way out of the product, and rounds once instead of twice. Knows
+modules, not stages.
 
 Shapes: B texts, L tokens, D and E widths.
 """
@@ -31,7 +33,8 @@ def fuse(model: nn.Module) -> None:
     """Gives feed-forward and output modules of BERT's family a `forward` that may take the fused operators.
 
     Modules are known by the names and kinds of their children, which these families share. Parameters, names
-    and modes stay; passes with a gradient, in float32 or on other devices stay to the bit.
+    and modes stay; passes in float32 or on other devices stay to the bit, and those with a gradient but for
+    the sum of three gradients.
     """
     if not can_fuse():
         return
@@ -43,6 +46,9 @@ def fuse(model: nn.Module) -> None:
             module.forward = partial(_add, module)
         elif names == {"dropout", "lin1", "lin2", "activation"} and _is_gelu(module.activation):
             module.ff_chunk = partial(_feed, module)
+        is_attention = names >= {"query", "key", "value"} or names >= {"q_lin", "k_lin", "v_lin"}
+        if is_attention and _convert not in module._forward_pre_hooks.values():  # a copy brings its own
+            module.register_forward_pre_hook(_convert, with_kwargs=True)
 
 
 def _widen(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -72,6 +78,21 @@ def _gelu_of(linear: nn.Linear, hidden_BLD: torch.Tensor, gelu: nn.Module) -> to
     if not _is_fast(linear, hidden_BLD):
         return cast(torch.Tensor, gelu(linear(hidden_BLD)))
     return cast(torch.Tensor, _LINEAR(hidden_BLD.bfloat16(), *_bf16(linear), "gelu", [], "none"))
+
+
+def _convert(
+    module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What an attention module is given, its hidden states in what autocast would make of them.
+
+    Its gradient is summed in bf16 too.
+    """
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+        if given:
+            given = (given[0].bfloat16(), *given[1:])
+        elif "hidden_states" in more:
+            more = more | {"hidden_states": more["hidden_states"].bfloat16()}
+    return given, more
 
 
 def _bf16(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline.data.labels import MISSING_CLASS, Task
-from frostline.model.cpu import FastDropout
+from frostline.model.dropout import FastDropout
 
 Activation = Literal["tanh", "relu", "gelu"]
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -29,9 +29,9 @@ from frostline.plan.freeze import tensor_hashes
 from frostline.training.embed import embed
 from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
-from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, open_store
+from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, in_format, open_store
 
-_CODE = 4  # raised when the same weights and tokens would give other values
+_CODE = 5  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
 
 
@@ -189,7 +189,7 @@ class Activations:
         make_room(self.folder, needed=size, most=self.max_bytes, keys=KEYS)
         with StoreWriter(self.folder, name, length_U=lengths, width=width, numbers=numbers) as writer:
             done = 0
-            for texts, values_TD in self._outputs(split, depth, rows_U, below):
+            for texts, values_TD in self._outputs(split, depth, rows_U, below, numbers):
                 writer.write(texts, values_TD)
                 done += len(texts)
                 yield done
@@ -206,17 +206,17 @@ class Activations:
         self._held[split.name, depth] = (key, embedding_ND)
 
     def _outputs(
-        self, split: Split, depth: int, rows_U: IntN, below: int
+        self, split: Split, depth: int, rows_U: IntN, below: int, numbers: str
     ) -> Iterator[tuple[IntN, torch.Tensor]]:
-        """Numbers of different texts and what the prefix of a depth makes of them: (T, D), padding left out.
+        """Numbers of different texts and what the prefix of a depth makes of them: (T, D) in a format of
+        stores, padding left out.
 
         Starts from the stored states of the depth `below`; 0: from the token ids.
         """
         tokens, is_whole = split.tokens, depth == self.backbone.num_stages
         if is_whole and not below:
-            yield from embed(
-                self.backbone, tokens, precision=self.precision, device=self.device, row_M=rows_U
-            )
+            given = embed(self.backbone, tokens, precision=self.precision, device=self.device, row_M=rows_U)
+            yield from ((texts, in_format(values, numbers)) for texts, values in given)
             return
 
         def forward(texts: IntN) -> torch.Tensor:
@@ -227,7 +227,7 @@ class Activations:
                 states = _padded(values_TD.to(self.device).float(), batch.mask_BL)
             with torch.no_grad(), self.precision.autocast(self.device):
                 states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
-            return states if is_whole else states[batch.mask_BL.bool()]
+            return in_format(states if is_whole else states[batch.mask_BL.bool()], numbers)
 
         batches = sorted_batches(tokens.length_N[rows_U], max_tokens=forward_tokens(self.device))
         yield from map_batches(forward, batches, device=self.device)

@@ -49,7 +49,7 @@ class TrainSettings(Settings):
     """Texts of a batch."""
     batch_tokens: int | None = Field(default=None, ge=16)
     """Most padded tokens computed at once: a longer batch is computed in parts, whose gradients add up. Left
-    out: 1,024 on a processor, 16,384 on a GPU."""
+    out: 1,024 on a processor (2,048 in bf16), 16,384 on a GPU."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Batches whose gradients make one step."""
     gradient_checkpointing: bool = False

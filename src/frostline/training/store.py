@@ -70,16 +70,9 @@ class StoreWriter:
         self._new = new_folder(folder / key)
 
     def write(self, texts: IntN, values_TD: torch.Tensor) -> None:
-        """Writes the rows of some texts, one text after the other.
-
-        Raises:
-            CacheError: values that float16 cannot hold.
-        """
-        dtype = DTYPES[self.layout.numbers]
-        if self.layout.numbers == "fp16" and float(values_TD.abs().max()) > _MOST_FP16:
-            raise CacheError("hidden states are too large for float16.")
-        data = values_TD.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
-        size = self.layout.width * dtype.itemsize
+        """Writes the rows of some texts, one text after the other; see `in_format`."""
+        data = values_TD.view(torch.uint8).numpy()
+        size = self.layout.width * values_TD.dtype.itemsize
         row = 0
         for text in texts:
             first, last = (int(bound) for bound in self.layout.start_U1[text : text + 2])
@@ -102,6 +95,17 @@ class StoreWriter:
             meta = {"format": FORMAT, "key": self.key, "numbers": layout.numbers, "width": layout.width}
             write_json(self._temporary / "meta.json", meta)
         return self._new.__exit__(kind, error, trace)
+
+
+def in_format(values_TD: torch.Tensor, numbers: str) -> torch.Tensor:
+    """Values in a format of stores, on the CPU.
+
+    Raises:
+        CacheError: values that float16 cannot hold.
+    """
+    if numbers == "fp16" and float(values_TD.abs().max()) > _MOST_FP16:
+        raise CacheError("hidden states are too large for float16.")
+    return values_TD.detach().to("cpu", DTYPES[numbers]).contiguous()
 
 
 class Store:
