@@ -72,7 +72,7 @@ def test_a_pass_in_bf16_is_nearer_to_float32_or_as_near(models, name, calls):
 
 
 @pytest.mark.parametrize("models", ["bert", "distilbert"], indirect=True)
-def test_passes_in_float32_and_with_a_gradient_stay_to_the_bit(models, calls):
+def test_passes_in_float32_and_in_weights_of_bf16_with_a_gradient_stay_to_the_bit(models, calls):
     plain, ours = models
     given = _given()
     with torch.no_grad():
@@ -85,6 +85,28 @@ def test_passes_in_float32_and_with_a_gradient_stay_to_the_bit(models, calls):
         assert (one.grad is None) == (other.grad is None)
         assert one.grad is None or torch.equal(one.grad, other.grad)
     assert not calls
+
+
+@pytest.mark.parametrize("models", ["bert", "electra", "distilbert"], indirect=True)
+def test_autocast_converts_what_queries_keys_and_values_are_made_of_once(models):
+    plain, ours = models
+    fuse(ours)  # a second time changes nothing
+    seen, given = [], _given()
+    for name, module in ours.named_modules():
+        assert len(module._forward_pre_hooks) <= 1
+        if name.rpartition(".")[2] in {"query", "key", "value", "q_lin", "k_lin", "v_lin"}:
+            module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first, second = plain(**given)[0], ours(**given)[0]
+    assert torch.equal(first, second)
+    assert len(seen) == 3 * ours.config.num_hidden_layers
+    assert all(one.dtype == torch.bfloat16 for one in seen)
+    assert all(one is other for one, other in zip(seen[::3], seen[2::3], strict=True))
+    first.float().sum().backward(), second.float().sum().backward()
+    for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, atol=0.02, rtol=0.05)
 
 
 @pytest.mark.parametrize("models", ["bert"], indirect=True)

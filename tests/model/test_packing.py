@@ -64,9 +64,11 @@ def test_the_device_of_this_machine_gives_the_same_in_bf16(name, load, monkeypat
     encoder = load(name).to(DEVICE)
     batch = batch_of(encoder).to(DEVICE)
     with torch.no_grad(), Precision("bf16", "asked for").autocast(DEVICE):
+        packs, asked = runs.can_pack, []
+        monkeypatch.setattr(runs, "can_pack", lambda *a, **more: asked.append(packs(*a, **more)) or asked[-1])
         usual = encoder(batch)
-        is_packed = DEVICE.type != "cuda"
-        monkeypatch.setattr(runs, "can_pack", lambda *_, **__: is_packed)
+        assert asked == [DEVICE.type == "cpu" or packing.has_kernel(DEVICE)]
+        monkeypatch.setattr(runs, "can_pack", lambda *_, **__: False)
         torch.testing.assert_close(encoder(batch), usual, atol=0.03, rtol=0.03)
 
 
@@ -117,9 +119,10 @@ def test_a_cpu_leaves_the_padding_out_where_products_are_in_bf16(load):
 
 
 @pytest.mark.parametrize("name", PACKING)
-@pytest.mark.parametrize("start", [0, 1])
-def test_texts_without_padding_give_the_same_gradients(name, start, load, monkeypatch):
+@pytest.mark.parametrize(("start", "recomputes"), [(0, False), (1, False), (0, True)])
+def test_texts_without_padding_give_the_same_gradients(name, start, recomputes, load, monkeypatch):
     encoder = load(name)
+    encoder.recomputes_stages = recomputes
     batch = batch_of(encoder)
     with torch.no_grad():
         given = encoder.hidden(batch.ids_BL, batch.mask_BL, start=0, stop=1)
@@ -151,7 +154,8 @@ def mask_of(*lengths):
         ([8] * 7 + [7, 1], 128),  # 64 tokens, and one place has none
         ([8] * 8 + [4] * 8, 128),  # a grid without a free place gets more texts
         ([50] * 20, 1024),
-        ([100] * 21 + [3], 2176),
+        ([300], 320),  # one text, and places enough for spare rows
+        ([100] * 21 + [3], 2304),
     ],
 )
 @pytest.mark.parametrize("num_heads", [1, 3])
@@ -162,7 +166,7 @@ def test_rows_come_in_few_numbers_and_find_their_place_and_back(lengths, rows, n
     states = torch.randn(rows, num_heads, 4, requires_grad=True)
     spread = grid.spread(states)
     length = max(lengths)
-    assert spread.shape[0] >= len(lengths) and length <= spread.shape[2] < length + 4
+    assert spread.shape[0] >= len(lengths) and length <= spread.shape[2] < length + 8
     at = 0
     for text, tokens in enumerate(lengths):
         expected = states[at : at + tokens].transpose(0, 1)
@@ -173,5 +177,12 @@ def test_rows_come_in_few_numbers_and_find_their_place_and_back(lengths, rows, n
     weight = torch.randn(at, num_heads, 4)
     (back[:at] * weight).sum().backward()
     assert torch.equal(states.grad[:at], weight) and not states.grad[at:].any()
+    assert (grid.mask_GP is None) == (rows == at)
     if grid.mask_GP is not None:
-        assert grid.mask_GP.sum() == at
+        assert grid.mask_GP.sum() == at < grid.mask_GP.numel() <= 2 * len(lengths) * length + 256
+        assert spread.shape[2] % 4 == 0
+
+
+def test_few_numbers_of_rows_for_any_number_of_tokens():
+    rows = {packing._num_rows(tokens, is_full=False) for tokens in range(1, 16_384)}
+    assert len(rows) == 16 + 4 * 8 and all(packing._num_rows(n, is_full=False) > n for n in (1, 63, 64, 2048))

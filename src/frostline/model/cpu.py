@@ -1,5 +1,5 @@
-"""What takes the place of modules that torch runs slowly on a CPU: dropout, and the attention of every
-device, which is the place where texts without padding are told apart.
+"""Puts `FastDropout`, and an attention that is fast on a CPU, in the place of torch's; the attention serves
+every device, and is where texts without padding are told apart.
 
 torch's attention computes in float32 where there is dropout, has a slow backward pass where there is none,
 and is slow in bf16 altogether (docs/experiments.md). Knows no stages and no plans.
@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from frostline.model.dropout import FastDropout, can_drop, dropped
+from frostline.model.dropout import FastDropout, can_drop, dropped, drops_nothing
 from frostline.model.packing import ATTENTION, Packing, attend_packed
 
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
@@ -50,33 +50,38 @@ def attend(
 
     Args:
         module: that attends.
-        query, key, value: (B, H, L, K) each.
+        query, key, value: (B, H, L, K) each; with a packing (1, H, S, K).
         attention_mask: True where a key is read, or numbers to add; spread over (B, H, L, L). None: read all.
         dropout: probability; 0 outside training.
         scaling: of the products; None: K ** -0.5.
         more: as `sdpa` takes them. With a `packing` the texts lie one after the other, and B is 1.
 
     Returns:
-        (B, L, H, K), and no weights.
+        (B, L, H, K) or (1, S, H, K), and no weights.
     """
     packing: Packing | None = more.pop("packing", None)
     if packing is None:
-        out_BHLK = _attend(module, query, key, value, attention_mask, dropout, scaling, more)
+        out_BHLK = _attend_by_text(
+            module, query, key, value, mask=attention_mask, dropout=dropout, scaling=scaling, more=more
+        )
         return out_BHLK.transpose(1, 2).contiguous(), None
     if query.device.type == "cuda":
         return attend_packed(query, key_1HTK=key, value_1HTK=value, packing=packing, scaling=scaling), None
     grid = packing.grid
     query, key, value = (grid.spread(one[0].transpose(0, 1)) for one in (query, key, value))
     mask_G11P = None if grid.mask_GP is None else grid.mask_GP[:, None, None]
-    out_GHPK = _attend(module, query, key, value, mask_G11P, dropout, scaling, {})
+    out_GHPK = _attend_by_text(
+        module, query, key, value, mask=mask_G11P, dropout=dropout, scaling=scaling, more={}
+    )
     return grid.collect(out_GHPK)[None], None
 
 
-def _attend(
+def _attend_by_text(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
     mask: torch.Tensor | None,
     dropout: float,
     scaling: float | None,
@@ -84,7 +89,7 @@ def _attend(
 ) -> torch.Tensor:
     """(B, H, L, K): by the plain formula where that is what `sdpa` computes and faster, else by `sdpa`."""
     is_kept = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
-    is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and not can_drop(dropout)
+    is_bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16 and drops_nothing(dropout)
     is_spread = mask is None or mask.ndim == query.ndim
     is_plain = is_spread and _is_plain(module, query, key, value, dropout=dropout, more=more)
     if not (is_plain and (is_kept or is_bf16)):
@@ -132,7 +137,7 @@ def _is_plain(
         and not any(more.get(name) for name in ("is_causal", "softcap", "output_attentions"))
         and more.get("position_bias") is None
         and more.get("cache") is None
-        and (can_drop(dropout) or (dropout < 0.5 and query.shape[2] <= _LONGEST_KEPT))
+        and (can_drop(dropout) or (drops_nothing(dropout) and query.shape[2] <= _LONGEST_KEPT))
     )
 
 

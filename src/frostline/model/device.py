@@ -30,9 +30,9 @@ Format = Literal["bf16", "fp32"]
 Result = TypeVar("Result")
 
 # oneDNN keeps compiled code for the last 1,024 shapes of matrix products, a third of a megabyte each, and
-# torch's layer over it another 1,024 a thread, by a variable with a less telling name. Rows come in so few
-# numbers (`packing.py`) that the first is enough for most runs. Both are read at the first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+# torch's layer over it another 1,024 a thread, by a variable with a less telling name. Where texts are packed
+# (`packing.py`), most batches meet shapes that are among the last 256. Both are read at the first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
 # Read when cuBLAS starts: without one of these, its sums may take another order each time (`repeatable`).
 _WORKSPACE, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")

@@ -29,6 +29,11 @@ def can_drop(probability: float) -> bool:
     return 0 < _threshold(probability) < _LEVELS
 
 
+def drops_nothing(probability: float) -> bool:
+    """Whether the probability is 0 when rounded."""
+    return _threshold(probability) == 0
+
+
 def dropped(input: torch.Tensor, probability: float) -> torch.Tensor:
     """The input with elements dropped, the others scaled so that the mean stays."""
     return input * _mask(input.shape, _threshold(probability), input.dtype)

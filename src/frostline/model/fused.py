@@ -30,7 +30,8 @@ def can_fuse() -> bool:
 
 
 def fuse(model: nn.Module) -> None:
-    """Gives feed-forward and output modules of BERT's family a `forward` that may take the fused operators.
+    """Gives feed-forward and output modules of BERT's family a `forward` that may take the fused operators,
+    and attention modules a hook that converts what they are given once.
 
     Modules are known by the names and kinds of their children, which these families share. Parameters, names
     and modes stay; passes in float32 or on other devices stay to the bit, and those with a gradient but for
@@ -83,9 +84,9 @@ def _gelu_of(linear: nn.Linear, hidden_BLD: torch.Tensor, gelu: nn.Module) -> to
 def _convert(
     module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What an attention module is given, its hidden states in what autocast would make of them.
+    """The same arguments, hidden states in bf16 where autocast on a CPU would make them so, three times.
 
-    Its gradient is summed in bf16 too.
+    Their gradient is summed in bf16 too.
     """
     if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
         if given:

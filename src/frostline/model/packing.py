@@ -1,12 +1,14 @@
 """The texts of a padded batch one after the other, without the padding.
 
-A GPU runs stages that do not learn so; attention takes the kernel for texts of different lengths (torch's
-`varlen_attn`), which needs no mask. A CPU runs all stages so whose products are in bf16: oneDNN makes code
-for every shape of a product that it meets, on one core and for as long as a small product takes, and here
-there are few shapes (docs/experiments.md). Knows masks and models, not stages.
+A GPU runs stages that do not learn so, in half precision; attention takes the kernel for texts of different
+lengths (torch's `varlen_attn`), which needs no mask. A CPU whose products are in bf16 runs all stages so:
+oneDNN makes code for every shape of a product that it meets, on one core and for as long as a small product
+takes, and here there are few shapes (docs/experiments.md). A packing belongs to one pass in one thread. Knows
+masks and models, not stages.
 
 Shapes: B texts, L tokens of the longest, T tokens of all, D width, H attention heads, K width of a head; S
-rows that are computed: the tokens and, on a CPU, spare ones; G texts and P places of a grid.
+rows that are computed: the tokens and, on a CPU, spare ones; G texts and P places of a grid; N whatever was
+flattened.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from transformers import PreTrainedModel
 ATTENTION = "frostline"
 """Name by which transformers finds the attention that `attend_packed` is a part of."""
 
-# Rows are a multiple of this on a CPU; of more than 1,024, one of 16 to 32 sizes.
+# Rows are a multiple of this on a CPU; from 1,024 on, one of eight numbers up to each doubling.
 _FEWEST_ROWS = 64
-# Places of a grid are a multiple of the first, its texts of a power of two that makes at most the second.
-_PLACES, _TOKENS_ABREAST = 4, 256
+# Places of a grid are a multiple of the first, its texts of the largest power of two (or 1) whose places are
+# at most the second.
+_PLACES_STEP, _TOKENS_STEP = 4, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,37 +98,39 @@ class Grid:
 
     Attributes:
         row_GP: of each place.
-        place_S: of each row, G x P counted through.
+        cell_S: where each row is, counted through G x P.
         mask_GP: True where a token is; None: everywhere.
     """
 
     row_GP: torch.Tensor
-    place_S: torch.Tensor
+    cell_S: torch.Tensor
     mask_GP: torch.Tensor | None
-    _found: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _found: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # indices by number of heads
 
     @classmethod
     def of(cls, packing: Packing) -> Grid:
         """That of a packing."""
         num_rows, num_tokens = len(packing.place_S), packing.num_tokens
-        text_T = packing.place_S[:num_tokens] // packing.num_places
-        position_T = packing.place_S[:num_tokens] % packing.num_places
         if num_rows == num_tokens:
             row_GP = torch.arange(num_rows).view(packing.num_texts, packing.num_places)
-            return cls(row_GP=row_GP, place_S=packing.place_S, mask_GP=None)
-        num_places = _up(packing.num_places, _PLACES)
-        abreast = 2 ** max(0, (_TOKENS_ABREAST // num_places).bit_length() - 1)
+            return cls(row_GP=row_GP, cell_S=packing.place_S, mask_GP=None)
+        text_T = packing.place_S[:num_tokens] // packing.num_places
+        position_T = packing.place_S[:num_tokens] % packing.num_places
+        num_places = _up(packing.num_places, _PLACES_STEP)
+        abreast = 2 ** max(0, (_TOKENS_STEP // num_places).bit_length() - 1)
         num_texts = _up(packing.num_texts, abreast)
-        if num_texts * num_places == num_tokens:
-            num_texts += abreast
-        place_T = text_T * num_places + position_T
+        if num_texts * num_places == num_tokens:  # spare rows need a cell without a token
+            num_places += _PLACES_STEP
+        cell_T = text_T * num_places + position_T
         row_N = torch.full((num_texts * num_places,), num_tokens).index_copy_(
-            0, place_T, torch.arange(num_tokens)
+            0, cell_T, torch.arange(num_tokens)
         )
         free = int((row_N == num_tokens).nonzero()[0, 0])
         row_GP = row_N.view(num_texts, num_places)
-        place_S = F.pad(place_T, (0, num_rows - num_tokens), value=free)
-        return cls(row_GP=row_GP, place_S=place_S, mask_GP=row_GP < num_tokens)
+        cell_S = F.pad(cell_T, (0, num_rows - num_tokens), value=free)
+        return cls(row_GP=row_GP, cell_S=cell_S, mask_GP=row_GP < num_tokens)
 
     def spread(self, row_SHK: torch.Tensor) -> torch.Tensor:
         """(G, H, P, K) from rows."""
@@ -147,7 +152,7 @@ class Grid:
             head_H = torch.arange(num_heads)
             num_places = self.row_GP.shape[1]
             there_GHP = self.row_GP[:, None, :] * num_heads + head_H[:, None]
-            text_S, position_S = self.place_S // num_places, self.place_S % num_places
+            text_S, position_S = self.cell_S // num_places, self.cell_S % num_places
             back_SH = (text_S[:, None] * num_heads + head_H) * num_places + position_S[:, None]
             self._found[num_heads] = there_GHP.flatten(), back_SH.flatten()
         return self._found[num_heads]
@@ -227,7 +232,7 @@ def has_kernel(device: torch.device) -> bool:
 
 def _num_rows(num_tokens: int, *, is_full: bool) -> int:
     """How many rows are computed for some tokens; one more than those at least, unless no place is empty."""
-    step = max(_FEWEST_ROWS, 2 ** (num_tokens.bit_length() - 5))
+    step = max(_FEWEST_ROWS, 2 ** (num_tokens.bit_length() - 4))
     if is_full and num_tokens % step == 0:
         return num_tokens
     return _up(num_tokens + 1, step)

@@ -70,7 +70,8 @@ class StoreWriter:
         self._new = new_folder(folder / key)
 
     def write(self, texts: IntN, values_TD: torch.Tensor) -> None:
-        """Writes the rows of some texts, one text after the other; see `in_format`."""
+        """Writes the rows of some texts, one text after the other, as `in_format` returns them."""
+        assert values_TD.dtype == DTYPES[self.layout.numbers], "another format"
         data = values_TD.view(torch.uint8).numpy()
         size = self.layout.width * values_TD.dtype.itemsize
         row = 0
