@@ -102,11 +102,16 @@ def test_autocast_converts_what_queries_keys_and_values_are_made_of_once(models)
     assert len(seen) == 3 * ours.config.num_hidden_layers
     assert all(one.dtype == torch.bfloat16 for one in seen)
     assert all(one is other for one, other in zip(seen[::3], seen[2::3], strict=True))
-    first.float().sum().backward(), second.float().sum().backward()
+    weight = torch.randn_like(
+        first, dtype=torch.float32
+    )  # the plain sum of normalised states does not change
+    (first.float() * weight).sum().backward(), (second.float() * weight).sum().backward()
+    largest = max(one.grad.norm() for one in plain.parameters() if one.grad is not None)
+    assert largest > 1
     for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None)
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, atol=0.02, rtol=0.05)
+        if one.grad is not None:  # of a key's bias it is zero but for rounding
+            assert (one.grad - other.grad).norm() <= 0.01 * one.grad.norm() + 1e-3 * largest
 
 
 @pytest.mark.parametrize("models", ["bert"], indirect=True)

@@ -49,7 +49,7 @@ def fuse(model: nn.Module) -> None:
             module.ff_chunk = partial(_feed, module)
         is_attention = names >= {"query", "key", "value"} or names >= {"q_lin", "k_lin", "v_lin"}
         if is_attention and _convert not in module._forward_pre_hooks.values():  # a copy brings its own
-            module.register_forward_pre_hook(_convert, with_kwargs=True)
+            module.register_forward_pre_hook(_convert)
 
 
 def _widen(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -81,19 +81,13 @@ def _gelu_of(linear: nn.Linear, hidden_BLD: torch.Tensor, gelu: nn.Module) -> to
     return cast(torch.Tensor, _LINEAR(hidden_BLD.bfloat16(), *_bf16(linear), "gelu", [], "none"))
 
 
-def _convert(
-    module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _convert(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The same arguments, hidden states in bf16 where autocast on a CPU would make them so, three times.
 
     Their gradient is summed in bf16 too.
     """
-    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
-        if given:
-            given = (given[0].bfloat16(), *given[1:])
-        elif "hidden_states" in more:
-            more = more | {"hidden_states": more["hidden_states"].bfloat16()}
-    return given, more
+    is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return (given[0].bfloat16(), *given[1:]) if is_bf16 else given
 
 
 def _bf16(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
