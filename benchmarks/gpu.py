@@ -66,11 +66,13 @@ def measure(name: str, *, work: str, num_rows: int | None) -> dict[str, Any]:
     return {**result, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
 
 
-def compare(work: str, *, num_rows: int | None, num_rounds: int, limit_gflops: float) -> None:
+def compare(
+    work: str, names: list[str], *, num_rows: int | None, num_rounds: int, limit_gflops: float
+) -> None:
     """Prints a row a contender."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in WORK[work]}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(num_rounds + 1):
-        for name in WORK[work] if number % 2 == 0 else reversed(WORK[work]):
+        for name in names if number % 2 == 0 else reversed(names):
             result = measure(name, work=work, num_rows=num_rows if number > 0 else _WARM_UP_ROWS)
             if number > 0:
                 found[name].append(result)
@@ -135,6 +137,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=[*WORK, "passes"])
+    others = sorted({name for names in WORK.values() for name in names} - {"frostline"})
+    parser.add_argument("--without", nargs="+", default=[], choices=others)
     parser.add_argument("--rows", type=int, default=0, help="for training, validation in proportion; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -155,7 +159,8 @@ def main() -> None:
         works = [work for work in options.work if work != "passes"]
         print(f"\n{_HEADER}\n|---|---|---|---|---|---|---|" if works else "")
         for work in works:
-            compare(work, num_rows=options.rows or None, **about)
+            names = [name for name in WORK[work] if name not in options.without]
+            compare(work, names, num_rows=options.rows or None, **about)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -176,6 +178,19 @@ def events(folder: Path) -> list[dict]:
     return [
         {k: v for k, v in event.items() if k not in clock} for event in read_events(folder / "events.jsonl")
     ]
+
+
+def stop_after(steps: int, kind: str = "progress") -> Callable[[dict], None]:
+    """A watcher that asks for a stop as Ctrl-C does, at the given event of a kind."""
+    left = [steps]
+
+    def show(event: dict) -> None:
+        if event["event"] == kind:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return show
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -5,10 +5,10 @@ import json
 import pytest
 
 import frostline as fl
-from conftest import weights
+from conftest import stop_after, weights
 from frostline.errors import ConfigError
 from test_cli import cli, file  # noqa: F401  fixtures
-from training.test_loop import same, stop_after
+from training.test_loop import same
 
 
 @pytest.fixture

@@ -192,7 +192,8 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
                 raise TrainingError(
                     f"the memory of {device} is too small. Free some and resume, or train again with half of "
                     f"train.batch_tokens (now {prepared.config.train.batch_tokens}), or with "
-                    "train.gradient_checkpointing = true. The last checkpoint is kept."
+                    "train.gradient_checkpointing = true, or train.cuda_graphs = false. The last checkpoint "
+                    "is kept."
                 ) from error
         for sentence in worse_phases(trainer.state.reports):
             notes.append(sentence)

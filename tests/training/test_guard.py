@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_loop import same, stop_after
+from test_loop import same
 
 import frostline as fl
-from conftest import events, weights
+from conftest import events, stop_after, weights
 from frostline.data.labels import Task
 from frostline.model.heads import Head
 from frostline.training.checkpoint import load_newest

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import frostline as fl
-from conftest import events, weights
+from conftest import events, stop_after, weights
 from frostline.config import Config
 from frostline.errors import CheckpointError, RunError, TrainingError
 from frostline.training.checkpoint import load_newest
@@ -16,22 +16,6 @@ from frostline.training.checkpoint import load_newest
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def stop_after(steps, kind="progress"):
-    """A watcher that asks for a stop as Ctrl-C does, at the given event of a kind."""
-    import os
-    import signal
-
-    left = [steps]
-
-    def show(event):
-        if event["event"] == kind:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-
-    return show
 
 
 def test_a_run_leaves_its_folder_and_learns(content, tmp_path):
@@ -52,6 +36,11 @@ def test_a_run_leaves_its_folder_and_learns(content, tmp_path):
     assert len(list((run.folder / "checkpoints").iterdir())) == 2
     for picture in ("trainability.png", "curves.png"):
         assert (run.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_nothing_will_read_is_not_committed(content, tmp_path):
+    run = fl.train(content, output=tmp_path / "run")
+    assert not load_newest(run.folder / "checkpoints")[0].moments
 
 
 def test_the_frozen_stages_of_the_bundle_are_those_of_the_pretrained_model(content, tiny, tmp_path):

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from test_loop import same, stop_after
+from test_loop import same
 
 import frostline as fl
-from conftest import CONFIGS, events, save_encoder, toy_rows, weights
+from conftest import CONFIGS, events, save_encoder, stop_after, toy_rows, weights
 from frostline.cache import exclusive, make_room
 from frostline.data.batches import Split, Tokens, tokenize
 from frostline.data.distinct import distinct_texts

@@ -52,6 +52,13 @@ class Tokens:
         return Tokens(np.concatenate(pieces) if pieces else self.ids_T[:0], offsets_of(self.length_N[rows]))
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the processor on a device. Nobody waits for the work that a GPU has to do before it."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """A padded batch: int64 token ids and mask (1 token, 0 padding), both (B, L)."""
@@ -61,9 +68,7 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> TokenBatch:
         """The batch on a device."""
-        return TokenBatch(
-            self.ids_BL.to(device, non_blocking=True), self.mask_BL.to(device, non_blocking=True)
-        )
+        return TokenBatch(send(self.ids_BL, device), send(self.mask_BL, device))
 
 
 @dataclass(frozen=True)

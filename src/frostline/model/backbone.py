@@ -138,10 +138,10 @@ class Backbone(nn.Module):
     def hidden(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
         """Hidden states (B, L, D) after stage `stop` − 1, also after the top one, before pooling."""
         if not (self.recomputes_stages and torch.is_grad_enabled()):
-            return self._run(self._view(start, stop), states, mask_BL)
+            return self._run(states, mask_BL, start, stop)
         for stage in range(start, stop):
-            view = self._view(stage, stage + 1)
-            states = cast(torch.Tensor, checkpoint(self._run, view, states, mask_BL, use_reentrant=False))
+            after = checkpoint(self._run, states, mask_BL, stage, stage + 1, use_reentrant=False)
+            states = cast(torch.Tensor, after)
         return states
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
@@ -173,10 +173,13 @@ class Backbone(nn.Module):
             parameter.data = parameter.data.to(dtype)
         return self
 
-    def _run(self, view: nn.Module, states: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    def _run(self, states: torch.Tensor, mask_BL: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        view = self._view(start, stop)
         # A suffix is given hidden states in place of token ids; only the replaced embeddings read them.
         if not (self.layout.packs and can_pack(self.transformer, device=states.device)):
-            return cast(torch.Tensor, view(input_ids=states, attention_mask=mask_BL, return_dict=True)[0])
+            # Embeddings of kinds that pack do not read the mask; a GPU would be waited for to look into it.
+            read = None if stop == 1 and self.layout.packs else mask_BL
+            return cast(torch.Tensor, view(input_ids=states, attention_mask=read, return_dict=True)[0])
         packing = Packing.of(mask_BL)
         position_1S = packing.position_1S
         if states.ndim == 2 and counts_from_padding(self.transformer):

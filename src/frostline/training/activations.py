@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from frostline.cache import exclusive, make_room
-from frostline.data.batches import Split, pad, sorted_batches
+from frostline.data.batches import Split, pad, send, sorted_batches
 from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
@@ -248,7 +248,7 @@ class Activations:
     def _embeddings(self, split: Split, rows: IntN) -> torch.Tensor:
         place = (split.name, self.backbone.num_stages)
         if place in self._held:
-            return self._held[place][1][torch.from_numpy(rows).to(self.device)]
+            return self._held[place][1][send(torch.from_numpy(rows), self.device)]
         if place not in self._stores:
             raise CacheError(f"no embeddings of split '{split.name}' are stored.")
         return self._stores[place].read(self._distinct(split).text_N[rows]).to(self.device)
@@ -277,10 +277,10 @@ class Activations:
         """Hidden states (B, L, D) of rows; those that the store has no room for are computed."""
         texts = self._distinct(split).text_N[rows]
         stored = texts < len(store)
-        inside = torch.from_numpy(stored).to(self.device)
         values_TD = store.read(texts[stored]).to(self.device).float()
         if stored.all():
             return _padded(values_TD, mask_BL)
+        inside = torch.from_numpy(stored).to(self.device)
         states = torch.zeros(*mask_BL.shape, values_TD.shape[1], device=self.device)
         states[inside] = _padded(values_TD, mask_BL[inside])
         others = pad(split.tokens, rows[~stored], pad_id=self.backbone.pad_id).to(self.device)
@@ -292,6 +292,6 @@ class Activations:
 
 def _padded(values_TD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
     """Rows of numbers of some texts as (B, L, D), zero where the mask is."""
-    states = torch.zeros(*mask_BL.shape, values_TD.shape[1], dtype=values_TD.dtype, device=values_TD.device)
-    states[mask_BL.bool()] = values_TD
-    return states
+    place_T = torch.nonzero_static(mask_BL.flatten(), size=len(values_TD))[:, 0]
+    state_ND = values_TD.new_zeros(mask_BL.numel(), values_TD.shape[1])
+    return state_ND.index_copy_(0, place_T, values_TD).view(*mask_BL.shape, values_TD.shape[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from frostline.data.batches import send
 from frostline.data.table import IntN
 from frostline.training.store import DTYPES, Store
 
@@ -55,7 +56,7 @@ class HeldStore:
         # A row's place: the first row of its text, and how far into the text it is.
         first = np.cumsum(length) - length
         place_T = np.arange(length.sum()) + np.repeat(start - first, length)
-        return self._value_TD[torch.from_numpy(place_T).to(self._value_TD.device)]
+        return self._value_TD[send(torch.from_numpy(place_T), self._value_TD.device)]
 
 
 def held_where_it_fits(store: Store, *, device: torch.device) -> Store | HeldStore:

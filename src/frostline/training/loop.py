@@ -19,24 +19,25 @@ from frostline.data.table import IntN
 from frostline.errors import Interrupted
 from frostline.model.device import repeatable
 from frostline.model.multitask import MultitaskModel
+from frostline.model.recorded import Recordings, can_record, shapes_worth_recording
 from frostline.plan.freeze import Frost, freeze_to
-from frostline.plan.groups import build_groups, build_optimizer, set_rates
 from frostline.plan.phase import Phase
 from frostline.training.activations import Activations
-from frostline.training.checkpoint import Tensors, optimizer_moments, restore_moments
+from frostline.training.checkpoint import Tensors
 from frostline.training.commits import Commits
 from frostline.training.gate import depths_on_the_way
 from frostline.training.journal import Journal
 from frostline.training.judge import Judge
 from frostline.training.losses import add_gradients
-from frostline.training.probe import solve_head
+from frostline.training.probe import solve_heads
 from frostline.training.profile import Profile
 from frostline.training.ranks import Ranks
 from frostline.training.recent import Recent
 from frostline.training.settings import TrainSettings
 from frostline.training.state import State
-from frostline.training.steps import epoch_steps, part_of, step_seed
+from frostline.training.steps import epoch_steps, lengths_of, part_of, step_seed
 from frostline.training.tables import EmbeddingGradients
+from frostline.training.updates import Updates
 
 _LOG_STEPS = 25
 
@@ -73,8 +74,7 @@ class Trainer:
             model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
         )
         self._tables = EmbeddingGradients(model if ranks.size == 1 else torch.nn.Module())
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._moments = moments
+        self._updates = Updates(model, moments, max_grad_norm=settings.max_grad_norm)
         self.started, self._clock = started, time.monotonic()
 
     def run(self) -> None:
@@ -117,6 +117,11 @@ class Trainer:
         self.activations.settle(self.model.frozen_depth)
         self.state.learned |= self.judge.learning().keys()
         self.ranks.check_same(self.model)
+        self._recordings: Recordings | None = None
+        if self.settings.cuda_graphs and can_record(self.model.backbone, device=self.activations.device):
+            lengths = lengths_of(self.splits["train"], self._steps(phase, 0), ranks=self.ranks)
+            shapes = shapes_worth_recording(lengths, times=phase.epochs)
+            self._recordings = Recordings(self.model.backbone, shapes)
         return frost
 
     def _depths(self, phase: Phase) -> tuple[int, ...]:
@@ -144,32 +149,24 @@ class Trainer:
                     self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
-        train, held = self.splits["train"], self.splits["validation"]
-        for name in phase.learning_heads(self.model.tasks):
-            found = solve_head(
-                self.model.head(name),
-                train_ND=self.activations.embeddings(train),
-                train_labels=train.labels[name],
-                held_ND=self.activations.embeddings(held),
-                held_labels=held.labels[name],
-            )
+        names, given = phase.learning_heads(self.model.tasks), self.activations.embeddings
+        for name, found in solve_heads(self.model, self.splits, names, embeddings=given):
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
         self.ranks.copy_from_first(self.judge.learning().values())
-        self._optimizer, self._moments = None, {}  # solved heads start their next descent afresh
+        self._updates.forget()  # solved heads start their next descent afresh
         self.judge.evaluate(phase, epoch=0)
 
     def _descend(self, phase: Phase, frost: Frost) -> Frost:
         """Rounds of steps, each ended by an evaluation; returns what is frozen in the end."""
         self._regroup(phase)
-        first = sum(p.epochs for p in self.phases[: self.state.position.phase] if p.solver == "adamw")
-        total_steps = sum(len(self._steps(phase, first + i)) for i in range(phase.epochs))
-        self._set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps)
+        total_steps = sum(len(self._steps(phase, i)) for i in range(phase.epochs))
+        self._updates.set_rates(phase, max(0, self.state.position.phase_step - 1), total_steps=total_steps)
         for number in range(self.state.position.round, phase.epochs * phase.evaluations_per_epoch):
             epoch, part = divmod(number, phase.evaluations_per_epoch)
-            steps = part_of(self._steps(phase, first + epoch), part, phase.evaluations_per_epoch)
+            steps = part_of(self._steps(phase, epoch), part, phase.evaluations_per_epoch)
             for batches in steps[self.state.position.round_step :]:
-                self._set_rates(phase, self.state.position.phase_step, total_steps)
+                self._updates.set_rates(phase, self.state.position.phase_step, total_steps=total_steps)
                 self._step(phase, batches)
                 self._advance(phase, total_steps)
             self._log_losses(phase)
@@ -188,22 +185,17 @@ class Trainer:
         return frost
 
     def _steps(self, phase: Phase, epoch: int) -> list[list[IntN]]:
-        """Rows of every step of an epoch, counted over the run."""
+        """Rows of every step of one of the phase's epochs; they are counted over the run."""
+        first = sum(p.epochs for p in self.phases[: self.state.position.phase] if p.solver == "adamw")
         heads = phase.taught_heads(self.model.tasks)
-        return epoch_steps(self.splits["train"], self.settings, epoch=epoch, heads=heads)
+        return epoch_steps(self.splits["train"], self.settings, epoch=first + epoch, heads=heads)
 
     def _regroup(self, phase: Phase) -> None:
-        """An optimizer for what learns now; what goes on learning keeps its moments, what woke has none."""
+        """Gives what learns now its rates."""
         depths = self._depths(phase)
         moves = zip(self.state.thaws, pairwise(depths), strict=False)
         woke = {stage: step for step, (above, below) in moves for stage in range(below, above)}
-        groups = build_groups(self.model, phase, woke=woke)
-        self._optimizer = build_optimizer(self.model, groups, keep=self._optimizer)
-        if self.state.position.phase_step == 0:  # what learned before and is frozen now leaves its moments
-            learning = self.judge.learning()
-            self._moments = {k: v for k, v in self._moments.items() if k.rpartition("|")[0] in learning}
-        restore_moments(self.model, self._optimizer, self._moments)
-        self._moments = {}
+        self._updates.regroup(phase, woke=woke, is_start=self.state.position.phase_step == 0)
 
     def _thaw(self, phase: Phase, frost: Frost) -> Frost:
         """Moves the frost line down to the next depth of the phase, best weights restored first."""
@@ -220,15 +212,10 @@ class Trainer:
         self._announce("thaw", phase, frost)
         return frost
 
-    def _set_rates(self, phase: Phase, step: int, total_steps: int) -> None:
-        assert self._optimizer is not None, "no optimizer"
-        set_rates(self._optimizer, step, phase=phase, total_steps=total_steps)
-
     def _step(self, phase: Phase, batches: list[IntN]) -> None:
         """One update from the summed gradients of a few batches."""
-        assert self._optimizer is not None, "no optimizer"
         torch.manual_seed(step_seed(self.settings, step=self.state.position.step, rank=self.ranks.rank))
-        self._optimizer.zero_grad(set_to_none=True)
+        self._updates.clear()
         with self._tables.by_row():
             losses = add_gradients(
                 self.model,
@@ -237,12 +224,12 @@ class Trainer:
                 batches,
                 heads=phase.learning_heads(self.model.tasks),
                 anchors=self.judge.anchors(phase),
+                recordings=self._recordings,
                 ranks=self.ranks,
                 profile=self.profile,
             )
         with self.profile.part("optimizer"):
-            norm = torch.nn.utils.clip_grad_norm_(self.judge.learning().values(), self.settings.max_grad_norm)
-            self._optimizer.step()
+            norm = self._updates.step()
         self.state.recent.add(losses, norm, np.concatenate(batches))
 
     def _advance(self, phase: Phase, total_steps: int) -> None:
@@ -271,15 +258,17 @@ class Trainer:
         self._check_finite()
         means, self.state.recent = self.state.recent.means(), Recent()
         if means:
-            assert self._optimizer is not None, "no optimizer"
-            lr = max(group["lr"] for group in self._optimizer.param_groups)
-            self.journal.write("steps", step=self.state.position.step, phase=phase.name, **means, lr=lr)
+            about = {**means, "lr": self._updates.highest_rate}
+            self.journal.write("steps", step=self.state.position.step, phase=phase.name, **about)
 
     def _finish(self, phase: Phase, frost: Frost) -> None:
         report = self.judge.report(phase, frozen_tensors=frost.num_tensors, seconds=self._phase_seconds())
         self.state.reports.append(report)
         self.journal.write("phase_end", step=self.state.position.step, **report)
         self.state.next_phase()
+        self._recordings = None  # gives its memory back
+        if self.state.position.phase == len(self.phases):
+            self._updates.forget()
         self._clock = time.monotonic()
         self._save()
 
@@ -295,6 +284,5 @@ class Trainer:
         if not self.ranks.is_first:
             return self.commits.postpone()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())
-        moments = optimizer_moments(self.model, self._optimizer) if self._optimizer else self._moments
         with self.profile.part("checkpoints"):
-            self.commits.save(self.model, state, moments, self.journal)
+            self.commits.save(self.model, state, self._updates.moments(), self.journal)

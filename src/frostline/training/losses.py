@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from frostline.data.batches import Split
+from frostline.data.batches import Split, send
 from frostline.data.labels import LabelsN, is_labelled
 from frostline.data.table import IntN
 from frostline.model.multitask import MultitaskModel
+from frostline.model.recorded import Recordings
 from frostline.training.activations import Activations
 from frostline.training.profile import Profile
 from frostline.training.ranks import Ranks
@@ -45,6 +46,7 @@ def add_gradients(
     *,
     heads: Collection[str],
     anchors: Mapping[str, Anchor] | None = None,
+    recordings: Recordings | None = None,
     ranks: Ranks | None = None,
     profile: Profile | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -61,11 +63,12 @@ def add_gradients(
         batches: rows of each batch of the step.
         heads: tasks whose loss is trained on.
         anchors: by task, what frozen heads are held to; all rows count, labelled or not.
+        recordings: of the stages that learn, where some are.
         ranks: processes that share the rows; losses and gradients are those of all rows, in each of them.
         profile: told how long the parts take.
     """
     ranks, profile = ranks or Ranks(), profile or Profile()
-    anchors = anchors or {}
+    anchors, stages = anchors or {}, recordings or model.backbone
     num_rows = sum(len(rows) for rows in batches)
     weights = _label_weights(model, split, np.concatenate(batches), heads)
     factors = {name: model.tasks[name].weight for name in weights}
@@ -79,7 +82,7 @@ def add_gradients(
             with profile.part("frozen stages"):
                 given = activations.batch(split, rows, depth=model.frozen_depth)
             with profile.part("learning stages"):
-                embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
+                embedding_BD = stages.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
             with torch.autocast(activations.device.type, enabled=False):
                 with profile.part("heads"):
                     losses = _label_losses(model, embedding_BD, split, rows, weights)
@@ -125,7 +128,7 @@ def _divergences(
     """A batch's share of the divergence of each anchored head."""
     losses = {}
     for name, anchor in anchors.items():
-        target = anchor.logits_NC[torch.from_numpy(rows)].to(embedding_BD.device)
+        target = send(anchor.logits_NC[torch.from_numpy(rows)], embedding_BD.device)
         head = model.head(name)
         losses[name] = head.divergence_sum(head(embedding_BD), target) / num_rows
     return losses
@@ -147,4 +150,4 @@ def _label_losses(
 
 
 def _on(model: MultitaskModel, labels: LabelsN) -> torch.Tensor:
-    return torch.from_numpy(labels).to(next(model.parameters()).device)
+    return send(torch.from_numpy(labels), next(model.parameters()).device)

@@ -8,15 +8,17 @@ Shapes: N texts, D width, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from frostline.data.batches import Split
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import Head
+from frostline.model.multitask import MultitaskModel
 from frostline.training.evaluate import score_task
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -26,6 +28,33 @@ _BLIND_STRENGTH = 0.03
 _PATIENCE = 2
 _TOLERANCE = 1e-4  # of the mean gradient; at 1e-3 a start from the solution before moves no further
 Matrix = np.ndarray[Any, np.dtype[Any]]
+
+
+def solve_heads(
+    model: MultitaskModel,
+    splits: Mapping[str, Split],
+    names: Iterable[str],
+    *,
+    embeddings: Callable[[Split], Matrix],
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Solves the heads of some tasks one after the other; yields each name with what `solve_head` found.
+
+    Args:
+        model: owner of the heads.
+        splits: training, and validation.
+        names: of the tasks.
+        embeddings: of a split.
+    """
+    train, held = splits["train"], splits["validation"]
+    for name in names:
+        found = solve_head(
+            model.head(name),
+            train_ND=embeddings(train),
+            train_labels=train.labels[name],
+            held_ND=embeddings(held),
+            held_labels=held.labels[name],
+        )
+        yield name, found
 
 
 def solve_head(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
 from frostline.data.batches import Split, cut, epoch_batches
 from frostline.data.labels import is_labelled
 from frostline.data.table import IntN
+from frostline.training.ranks import Ranks
 from frostline.training.settings import TrainSettings
 
 
@@ -38,6 +39,13 @@ def part_of(steps: list[list[IntN]], number: int, num_parts: int) -> list[list[I
     """One of `num_parts` stretches of an epoch's steps, as equal as can be."""
     start, end = (len(steps) * i // num_parts for i in (number, number + 1))
     return steps[start:end]
+
+
+def lengths_of(split: Split, steps: Iterable[list[IntN]], *, ranks: Ranks) -> Iterator[IntN]:
+    """Tokens of the texts that this process computes at once, part after part."""
+    length_N = split.tokens.length_N
+    for parts in steps:
+        yield from (length_N[ranks.share(rows)] for rows in parts)
 
 
 def step_seed(settings: TrainSettings, *, step: int, rank: int = 0) -> int:
