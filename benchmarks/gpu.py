@@ -56,14 +56,14 @@ def gflop_a_text(num_rows: int | None) -> float:
 
 
 def measure(name: str, *, work: str, num_rows: int | None) -> dict[str, Any]:
-    """The figures of one run, with the most device memory that it had."""
+    """The figures of one run, with the most device memory that torch held for it."""
     import torch
 
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     result: Result = CONTENDERS[name][1](work, num_rows)
-    return {**result, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
+    return {**result, "peak_mib": torch.cuda.max_memory_reserved() / 2**20}
 
 
 def compare(

@@ -39,6 +39,7 @@ from frostline.model.backbone import Backbone
 from frostline.model.domains import ModelSettings
 from frostline.model.loading import load_backbone
 from frostline.training.journal import read_events
+from frostline.training.updates import Updates
 
 TOPICS = {
     "sport": ["goal", "team", "match"],
@@ -214,6 +215,12 @@ def build_content(tiny: Path, toy: Path) -> dict:
         # What "auto" finds depends on a clock, and a store on the tests before.
         "train": {"precision": "fp32", "batch_size": 32, "activations": "never"},
     }
+
+
+@pytest.fixture
+def keeps_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint of a run has the moments that a run drops when it ends."""
+    monkeypatch.setattr(Updates, "forget", lambda self: None)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ def fingerprint(prepared: Prepared) -> dict[str, str]:
     weights = hashlib.sha256()
     for name, digest in tensor_hashes(prepared.model.named_parameters()).items():
         weights.update(f"{name} {digest} ".encode())
-    settings = prepared.config.train.model_dump(mode="json", exclude=_NO_MATTER)
+    no_matter = _NO_MATTER if prepared.device.type == "cuda" else _NO_MATTER | {"cuda_graphs"}
+    settings = prepared.config.train.model_dump(mode="json", exclude=no_matter)
     settings["max_bytes"] = prepared.config.train.activations.max_bytes
     tasks = {name: task.model_dump(mode="json") for name, task in prepared.model.tasks.items()}
     parts = {

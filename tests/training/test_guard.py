@@ -162,7 +162,7 @@ def test_a_guard_that_may_roll_back_ends_with_the_last_weights_where_these_are_a
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("steps", [48, 49, 56, 61])
-def test_a_protected_run_that_goes_on_is_the_unbroken_run(shaken, tmp_path, changes, steps):
+def test_a_protected_run_that_goes_on_is_the_unbroken_run(shaken, tmp_path, keeps_moments, changes, steps):
     content = with_(shaken, **changes)
     unbroken = fl.train(content, output=tmp_path / "unbroken")
     with pytest.raises(fl.Interrupted):
@@ -171,7 +171,7 @@ def test_a_protected_run_that_goes_on_is_the_unbroken_run(shaken, tmp_path, chan
     assert same(weights(unbroken.folder), weights(resumed.folder))
     assert events(unbroken.folder) == events(resumed.folder)
     last = [load_newest(run.folder / "checkpoints")[0] for run in (unbroken, resumed)]
-    assert same(last[0].moments, last[1].moments)
+    assert last[0].moments and same(last[0].moments, last[1].moments)
     assert same(last[0].references, last[1].references)
     assert resumed.report["leak"] == unbroken.report["leak"]
 

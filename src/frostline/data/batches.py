@@ -53,8 +53,8 @@ class Tokens:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the processor on a device. Nobody waits for the work that a GPU has to do before it."""
-    if device.type == "cuda":
+    """A tensor on a device. Nobody waits for the work that a GPU has to do before it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -138,9 +138,9 @@ class Backbone(nn.Module):
     def hidden(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
         """Hidden states (B, L, D) after stage `stop` − 1, also after the top one, before pooling."""
         if not (self.recomputes_stages and torch.is_grad_enabled()):
-            return self._run(states, mask_BL, start, stop)
+            return self._run(states, mask_BL, start=start, stop=stop)
         for stage in range(start, stop):
-            after = checkpoint(self._run, states, mask_BL, stage, stage + 1, use_reentrant=False)
+            after = checkpoint(self._run, states, mask_BL, start=stage, stop=stage + 1, use_reentrant=False)
             states = cast(torch.Tensor, after)
         return states
 
@@ -173,7 +173,7 @@ class Backbone(nn.Module):
             parameter.data = parameter.data.to(dtype)
         return self
 
-    def _run(self, states: torch.Tensor, mask_BL: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    def _run(self, states: torch.Tensor, mask_BL: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
         view = self._view(start, stop)
         # A suffix is given hidden states in place of token ids; only the replaced embeddings read them.
         if not (self.layout.packs and can_pack(self.transformer, device=states.device)):

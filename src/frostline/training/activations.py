@@ -224,7 +224,7 @@ class Activations:
             states = batch.ids_BL
             if below:
                 values_TD = self._stores[split.name, below].read(texts)
-                states = _padded(values_TD.to(self.device).float(), batch.mask_BL)
+                states = _padded(send(values_TD, self.device).float(), batch.mask_BL)
             with torch.no_grad(), self.precision.autocast(self.device):
                 states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
             return in_format(states if is_whole else states[batch.mask_BL.bool()], numbers)
@@ -251,7 +251,7 @@ class Activations:
             return self._held[place][1][send(torch.from_numpy(rows), self.device)]
         if place not in self._stores:
             raise CacheError(f"no embeddings of split '{split.name}' are stored.")
-        return self._stores[place].read(self._distinct(split).text_N[rows]).to(self.device)
+        return send(self._stores[place].read(self._distinct(split).text_N[rows]), self.device)
 
     def batch(self, split: Split, rows: IntN, *, depth: int) -> SuffixInput:
         """Suffix inputs of some rows.
@@ -277,10 +277,11 @@ class Activations:
         """Hidden states (B, L, D) of rows; those that the store has no room for are computed."""
         texts = self._distinct(split).text_N[rows]
         stored = texts < len(store)
-        values_TD = store.read(texts[stored]).to(self.device).float()
+        values_TD = send(store.read(texts[stored]), self.device).float()
+        assert len(values_TD) == split.tokens.length_N[rows[stored]].sum(), "states of other texts"
         if stored.all():
             return _padded(values_TD, mask_BL)
-        inside = torch.from_numpy(stored).to(self.device)
+        inside = send(torch.from_numpy(stored), self.device)
         states = torch.zeros(*mask_BL.shape, values_TD.shape[1], device=self.device)
         states[inside] = _padded(values_TD, mask_BL[inside])
         others = pad(split.tokens, rows[~stored], pad_id=self.backbone.pad_id).to(self.device)

@@ -75,6 +75,7 @@ class Trainer:
         )
         self._tables = EmbeddingGradients(model if ranks.size == 1 else torch.nn.Module())
         self._updates = Updates(model, moments, max_grad_norm=settings.max_grad_norm)
+        self._recordings: Recordings | None = None
         self.started, self._clock = started, time.monotonic()
 
     def run(self) -> None:
@@ -85,9 +86,12 @@ class Trainer:
             FreezeError: something frozen moved.
             TrainingError: a loss that is not finite.
         """
-        with repeatable(self.activations.device):
-            while self.state.position.phase < len(self.phases):
-                self._run_phase(self.phases[self.state.position.phase])
+        try:
+            with repeatable(self.activations.device):
+                while self.state.position.phase < len(self.phases):
+                    self._run_phase(self.phases[self.state.position.phase])
+        finally:
+            self._stop_replaying()
 
     def _run_phase(self, phase: Phase) -> None:
         """Freezes, trains, proves and commits one phase."""
@@ -112,16 +116,10 @@ class Trainer:
 
     def _freeze(self, phase: Phase) -> Frost:
         """Makes the model obey the phase at the depth to which the frost line has come."""
-        depths = self._depths(phase)
-        frost = freeze_to(self.model, phase, depth=depths[len(self.state.thaws)])
+        frost = freeze_to(self.model, phase, depth=self._depths(phase)[len(self.state.thaws)])
         self.activations.settle(self.model.frozen_depth)
         self.state.learned |= self.judge.learning().keys()
         self.ranks.check_same(self.model)
-        self._recordings: Recordings | None = None
-        if self.settings.cuda_graphs and can_record(self.model.backbone, device=self.activations.device):
-            lengths = lengths_of(self.splits["train"], self._steps(phase, 0), ranks=self.ranks)
-            shapes = shapes_worth_recording(lengths, times=phase.epochs)
-            self._recordings = Recordings(self.model.backbone, shapes)
         return frost
 
     def _depths(self, phase: Phase) -> tuple[int, ...]:
@@ -149,8 +147,10 @@ class Trainer:
                     self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
-        names, given = phase.learning_heads(self.model.tasks), self.activations.embeddings
-        for name, found in solve_heads(self.model, self.splits, names, embeddings=given):
+        heads = [self.model.head(name) for name in phase.learning_heads(self.model.tasks)]
+        splits = [self.splits[name] for name in ("train", "validation")]
+        rows = [(self.activations.embeddings(split), split.labels) for split in splits]
+        for name, found in solve_heads(heads, train=rows[0], held=rows[1]):
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
         self.ranks.copy_from_first(self.judge.learning().values())
@@ -181,8 +181,23 @@ class Trainer:
                     self.journal.write("plateau", step=self.state.position.step, phase=phase.name)
                     break
                 frost = self._thaw(phase, frost)
+        self._stop_replaying()
         self.judge.restore_best()
         return frost
+
+    def _recordings_of(self, phase: Phase) -> Recordings | None:
+        backbone, device = self.model.backbone, self.activations.device
+        if not self.settings.cuda_graphs or not can_record(backbone, self.model.frozen_depth, device=device):
+            return None
+        lengths = lengths_of(self.splits["train"], self._steps(phase, 0), ranks=self.ranks)
+        return Recordings(backbone, shapes=shapes_worth_recording(lengths, num_epochs=phase.epochs))
+
+    def _stop_replaying(self) -> None:
+        """Gives back the memory of recordings."""
+        if self._recordings is not None:
+            self._recordings = None
+            self._updates.clear()
+            torch.cuda.empty_cache()
 
     def _steps(self, phase: Phase, epoch: int) -> list[list[IntN]]:
         """Rows of every step of one of the phase's epochs; they are counted over the run."""
@@ -191,14 +206,15 @@ class Trainer:
         return epoch_steps(self.splits["train"], self.settings, epoch=first + epoch, heads=heads)
 
     def _regroup(self, phase: Phase) -> None:
-        """Gives what learns now its rates."""
-        depths = self._depths(phase)
-        moves = zip(self.state.thaws, pairwise(depths), strict=False)
+        """Takes in what learns now: its rates and moments, and what a GPU can replay of it."""
+        moves = zip(self.state.thaws, pairwise(self._depths(phase)), strict=False)
         woke = {stage: step for step, (above, below) in moves for stage in range(below, above)}
         self._updates.regroup(phase, woke=woke, is_start=self.state.position.phase_step == 0)
+        self._recordings = self._recordings_of(phase)
 
     def _thaw(self, phase: Phase, frost: Frost) -> Frost:
         """Moves the frost line down to the next depth of the phase, best weights restored first."""
+        self._stop_replaying()
         frost.verify(self.model)
         self.judge.restore_best()
         self.state.thaws.append(self.state.position.phase_step)
@@ -250,12 +266,9 @@ class Trainer:
         if self.stop_asked:
             raise Interrupted
 
-    def _check_finite(self) -> None:
-        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
-
     def _log_losses(self, phase: Phase) -> None:
         """Writes the mean losses since the last line."""
-        self._check_finite()
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
         means, self.state.recent = self.state.recent.means(), Recent()
         if means:
             about = {**means, "lr": self._updates.highest_rate}
@@ -266,7 +279,6 @@ class Trainer:
         self.state.reports.append(report)
         self.journal.write("phase_end", step=self.state.position.step, **report)
         self.state.next_phase()
-        self._recordings = None  # gives its memory back
         if self.state.position.phase == len(self.phases):
             self._updates.forget()
         self._clock = time.monotonic()
@@ -280,7 +292,7 @@ class Trainer:
         return self.state.phase_seconds + time.monotonic() - self._clock
 
     def _save(self) -> None:
-        self._check_finite()
+        self.state.recent.check_finite(step=self.state.position.step, where=self.splits["train"].where)
         if not self.ranks.is_first:
             return self.commits.postpone()
         state = replace(self.state, phase_seconds=self._phase_seconds(), run_seconds=self.seconds())

@@ -18,6 +18,7 @@ import torch
 from frostline.data.batches import Split, send
 from frostline.data.labels import LabelsN, is_labelled
 from frostline.data.table import IntN
+from frostline.model.backbone import Backbone
 from frostline.model.multitask import MultitaskModel
 from frostline.model.recorded import Recordings
 from frostline.training.activations import Activations
@@ -68,32 +69,62 @@ def add_gradients(
         profile: told how long the parts take.
     """
     ranks, profile = ranks or Ranks(), profile or Profile()
-    anchors, stages = anchors or {}, recordings or model.backbone
-    num_rows = sum(len(rows) for rows in batches)
+    anchors = anchors or {}
     weights = _label_weights(model, split, np.concatenate(batches), heads)
     factors = {name: model.tasks[name].weight for name in weights}
     factors |= {name: model.tasks[name].weight * anchor.weight for name, anchor in anchors.items()}
     sums = {name: torch.zeros((), device=next(model.parameters()).device) for name in factors}
     shares = [ranks.share(rows) for rows in batches] if factors else []
+    num_rows = sum(len(rows) for rows in batches)
+    stages = recordings or model.backbone
+    step = _Step(model, stages, activations, split, weights, factors, anchors, num_rows, profile)
     # Within one context torch casts each weight that learns once, for all batches of the step. A pass without
     # a gradient in there must not touch such a weight: its cast would have none.
     with activations.precision.autocast(activations.device):
         for rows in [share for share in shares if len(share)]:
-            with profile.part("frozen stages"):
-                given = activations.batch(split, rows, depth=model.frozen_depth)
-            with profile.part("learning stages"):
-                embedding_BD = stages.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
-            with torch.autocast(activations.device.type, enabled=False):
-                with profile.part("heads"):
-                    losses = _label_losses(model, embedding_BD, split, rows, weights)
-                    losses |= _divergences(model, embedding_BD, rows, anchors, num_rows)
-                    total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-                with profile.part("backward"):
-                    total.backward()  # type: ignore[no-untyped-call]
-            sums = {name: sums[name] + loss.detach() for name, loss in losses.items()}
+            losses = step.add(rows)
+            sums = {name: sums[name] + loss for name, loss in losses.items()}
     if ranks.size > 1:
         ranks.add_up([*sums.values(), *_gradients(model, factors)])
     return sums
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the parts of a step have in common.
+
+    Attributes:
+        stages: those that learn.
+        weights: what each task's summed loss is divided by.
+        factors: of the losses in their sum.
+        num_rows: of all parts.
+    """
+
+    model: MultitaskModel
+    stages: Backbone | Recordings
+    activations: Activations
+    split: Split
+    weights: Mapping[str, torch.Tensor]
+    factors: Mapping[str, float]
+    anchors: Mapping[str, Anchor]
+    num_rows: int
+    profile: Profile
+
+    def add(self, rows: IntN) -> dict[str, torch.Tensor]:
+        """Losses of a part, its gradients added; nothing holds its pass any longer afterwards."""
+        depth = self.model.frozen_depth
+        with self.profile.part("frozen stages"):
+            given = self.activations.batch(self.split, rows, depth=depth)
+        with self.profile.part("learning stages"):
+            embedding_BD = self.stages.suffix(given.states, given.mask_BL, depth=depth)
+        with torch.autocast(self.activations.device.type, enabled=False):
+            with self.profile.part("heads"):
+                losses = _label_losses(self.model, embedding_BD, self.split, rows, self.weights)
+                losses |= _divergences(self.model, embedding_BD, rows, self.anchors, self.num_rows)
+                total = torch.stack([self.factors[name] * loss for name, loss in losses.items()]).sum()
+            with self.profile.part("backward"):
+                total.backward()  # type: ignore[no-untyped-call]
+        return {name: loss.detach() for name, loss in losses.items()}
 
 
 def _gradients(model: MultitaskModel, tasks: Collection[str]) -> Iterator[torch.Tensor]:

@@ -8,17 +8,15 @@ Shapes: N texts, D width, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from frostline.data.batches import Split
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import Head
-from frostline.model.multitask import MultitaskModel
 from frostline.training.evaluate import score_task
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -31,30 +29,30 @@ Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
 def solve_heads(
-    model: MultitaskModel,
-    splits: Mapping[str, Split],
-    names: Iterable[str],
+    heads: Iterable[Head],
     *,
-    embeddings: Callable[[Split], Matrix],
+    train: tuple[Matrix, Mapping[str, LabelsN]],
+    held: tuple[Matrix, Mapping[str, LabelsN]],
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Solves the heads of some tasks one after the other; yields each name with what `solve_head` found.
+    """Solves heads one after the other; yields the name of each one's task with what `solve_head` found.
 
     Args:
-        model: owner of the heads.
-        splits: training, and validation.
-        names: of the tasks.
-        embeddings: of a split.
+        heads: changed.
+        train: embeddings (N, D) and labels by task.
+        held: those by which the strength is chosen.
     """
-    train, held = splits["train"], splits["validation"]
-    for name in names:
-        found = solve_head(
-            model.head(name),
-            train_ND=embeddings(train),
-            train_labels=train.labels[name],
-            held_ND=embeddings(held),
-            held_labels=held.labels[name],
+    for head in heads:
+        name = head.task.name
+        yield (
+            name,
+            solve_head(
+                head,
+                train_ND=train[0],
+                train_labels=train[1][name],
+                held_ND=held[0],
+                held_labels=held[1][name],
+            ),
         )
-        yield name, found
 
 
 def solve_head(

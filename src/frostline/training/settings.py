@@ -56,8 +56,9 @@ class TrainSettings(Settings):
     """Keep the inputs of layers alone and compute the rest again in the backward pass: the same weights, less
     memory, about a third more time. For long texts or large models."""
     cuda_graphs: bool = True
-    """On a GPU, record the kernels of the stages that learn once for a shape of batch and replay them:
-    faster, for up to twice the memory of activations."""
+    """On a GPU, record the kernels of layers that learn once for a shape of batch and replay them: faster,
+    for as much memory again as activations and these layers' gradients take. Lengths are made multiples of 8
+    then, which changes what dropout draws."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     activations: Annotated[ActivationSettings, BeforeValidator(_as_table)] = ActivationSettings()

@@ -31,7 +31,7 @@ class Updates:
         Args:
             phase: that the model obeys.
             woke: stages that thawed within the phase, and at which of its steps.
-            is_start: whether the phase begins; what it freezes leaves its moments.
+            is_start: whether the phase begins: what it freezes may have moments, which are left then.
         """
         self._built = build_optimizer(
             self._model, build_groups(self._model, phase, woke=woke), keep=self._built
