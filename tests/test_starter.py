@@ -5,6 +5,7 @@ import json
 import pytest
 
 import frostline as fl
+from conftest import write_jsonl
 from frostline.config import Config
 from frostline.errors import DataError
 from frostline.starter import build_starter
@@ -149,3 +150,11 @@ def test_missing_and_empty_inputs_are_refused(tmp_path):
 def test_a_place_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         build_starter(tmp_path / "nowhere")
+
+
+def test_many_words_are_labels_where_each_comes_often(tmp_path):
+    rows = [
+        {"text": f"a longer text of number {i}", "kind": f"kind {i % 60}", "id": i % 60} for i in range(600)
+    ]
+    assert build_starter(write_jsonl(tmp_path / "many.jsonl", rows)).count("[tasks.") == 1
+    assert "[tasks.kind]" in build_starter(tmp_path / "many.jsonl")

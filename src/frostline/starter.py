@@ -17,7 +17,7 @@ from frostline.data.read import Row, format_of, iter_blocks
 from frostline.errors import DataError
 
 _LOOK_ROWS = 4096
-_MOST_LABELS = 50
+_MOST_LABELS, _ROWS_OF_A_WORD = 50, 10  # labels that are words may be more, where each comes so often
 _MOST_LEVELS = 12  # decimals with more values are measured, not chosen
 _TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
 _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
@@ -136,10 +136,24 @@ def _kind(cells: list[Any]) -> Row | None:
         if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
             return {"kind": "multilabel", "separator": separator}
     is_measured = _has_decimals(cells)
-    is_few = 2 <= len(distinct) <= min(_MOST_LABELS, max(2, len(cells) // 3))
+    most = max(_MOST_LABELS, len(cells) // _ROWS_OF_A_WORD if _are_words(cells) else 0)
+    is_few = 2 <= len(distinct) <= min(most, max(2, len(cells) // 3))
     if is_few and not (is_measured and len(distinct) > _MOST_LEVELS):
         return {}
     return {"kind": "regression"} if is_measured else None
+
+
+def _are_words(cells: list[Any]) -> bool:
+    """Whether no cell is a number."""
+    return not any(_has_number(cell) for cell in cells)
+
+
+def _has_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_decimals(cells: list[Any]) -> bool:

@@ -186,6 +186,7 @@ def test_columns_and_types_are_those_of_the_whole_file(tmp_path):
 
 def test_another_separator_is_recognised_in_the_message(tmp_path):
     path = tmp_path / "mails.csv"
-    path.write_text("id;mail;topic\n1;well, hello;a\n")
-    with pytest.raises(DataError, match="The separator seems to be ';'"):
-        list(iter_blocks(path))
+    for row in ("1;well, hello;a", "1;hello;a"):
+        path.write_text(f"id;mail;topic\n{row}\n")
+        with pytest.raises(DataError, match="mails.csv:1: the separator seems to be ';'"):
+            list(iter_blocks(path))

@@ -8,6 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import frostline as fl
+from frostline.errors import DataError
 
 TEXTS = ["the goal was great", "soup", "a very sad bank and one awful price of it all", "of the sad bread"]
 
@@ -34,7 +35,8 @@ def test_probabilities_have_a_column_for_each_label(model):
         "stars": (4,),
         "tags": (4, 5),
     }
-    assert all(value.dtype == np.float32 for value in values.values())
+    kinds = {name: value.dtype for name, value in values.items()}
+    assert kinds == {"topic": "f4", "mood": "f4", "stars": "f8", "tags": "f4"}
     np.testing.assert_allclose(values["topic"].sum(axis=1), 1, atol=1e-6)
     chosen = [model.tasks["topic"].labels[i] for i in values["topic"].argmax(axis=1)]
     assert chosen == model.predict(TEXTS)["topic"]
@@ -108,3 +110,10 @@ def test_an_unknown_number_format_is_refused(trained):
 def test_an_unknown_device_is_refused(trained):
     with pytest.raises(fl.FrostlineError, match="device: 'tpu7' cannot be used here"):
         fl.load(trained, device="tpu7")
+
+
+def test_texts_may_come_from_a_generator_and_not_as_keys(trained):
+    model = fl.load(trained)
+    assert model.predict(text for text in ["goal", "soup"]) == model.predict(["goal", "soup"])
+    with pytest.raises(DataError, match="a list of texts is needed, dict arrived"):
+        model.predict({"goal": 1})

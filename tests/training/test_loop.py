@@ -1,6 +1,7 @@
 """Runs on the toy data with a tiny random encoder: what learns, what stays, what a kill does not change."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import frostline as fl
-from conftest import events, stop_after, weights
+from conftest import events, stop_after, weights, write_jsonl
 from frostline.config import Config
-from frostline.errors import CheckpointError, RunError, TrainingError
+from frostline.errors import CheckpointError, DataError, RunError, TrainingError
 from frostline.training.checkpoint import load_newest
 
 
@@ -354,3 +355,47 @@ def test_layers_computed_again_in_the_backward_pass_learn_the_same_bits(content,
     content["train"]["gradient_checkpointing"] = True
     again = fl.train(content, output=tmp_path / "again")
     assert same(weights(kept.folder), weights(again.folder))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.7e9, 1e12])
+def test_targets_far_from_zero_are_learned_like_others(content, tmp_path, toy, offset):
+    for name in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (toy / f"{name}.jsonl").read_text().splitlines()]
+        rows = [{"text": row["text"], "stars": offset + 3 * row["stars"]} for row in rows]
+        content["data"][name] = str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
+    content["tasks"] = {"stars": {"kind": "regression"}}
+    run = fl.train(content, output=tmp_path / "run")
+    assert run.report["test"]["tasks"]["stars"]["pearson"] > 0.9
+    low, high = run.load().predict(["the match was awful", "the match was great"])["stars"]
+    assert 3 < high - low < 12 and low < offset < high
+
+
+def test_targets_too_large_to_be_measured_are_refused(content, tmp_path):
+    rows = [{"text": f"text {i}", "stars": 1e300 * (-1) ** i} for i in range(40)]
+    content["data"] = {"train": str(write_jsonl(tmp_path / "train.jsonl", rows))}
+    content["tasks"] = {"stars": {"kind": "regression"}}
+    with pytest.raises(DataError, match="tasks.stars: the training targets are too large, such as 1e"):
+        fl.train(content, output=tmp_path / "run")
+
+
+def test_outputs_that_are_not_numbers_end_the_run_in_words(content, tmp_path, monkeypatch):
+    content["plan"]["phases"] = [{"name": "heads", "epochs": 2, "head_lr": 1e30}]
+    with pytest.raises(TrainingError, match=r"(outputs of .* are|loss or its gradient is) not finite"):
+        fl.train(content, output=tmp_path / "run")
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again_with_the_same_data(content, tmp_path):
+    with pytest.raises(fl.Interrupted):
+        fl.train(content, output=tmp_path / "run", show=stop_after(1, "embedding"))
+    said = []
+    changed = tmp_path / "train.jsonl"
+    lines = Path(content["data"]["train"]).read_text().splitlines()
+    changed.write_text("\n".join(lines[1:]))
+    file = tmp_path / "run" / "config.toml"
+    kept = file.read_text()
+    file.write_text(kept.replace(content["data"]["train"], str(changed)))
+    with pytest.raises(CheckpointError, match="the data changed since"):
+        fl.resume(tmp_path / "run")
+    file.write_text(kept)
+    fl.resume(tmp_path / "run", show=said.append)
+    assert any("before its first checkpoint" in event.get("message", "") for event in said)

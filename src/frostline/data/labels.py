@@ -186,7 +186,11 @@ def _natural(label: str) -> tuple[int, float, str]:
 
 
 def _target_statistics(name: str, targets: LabelsN) -> dict[str, float]:
-    deviation = float(targets.std())
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(targets.std())
+    if not np.isfinite(deviation):
+        largest = np.abs(targets).max()
+        raise DataError(f"tasks.{name}: the training targets are too large, such as {largest:g}.")
     if deviation == 0:
         raise DataError(f"tasks.{name}: every training target is {targets[0]}; there is nothing to learn.")
     return {"target_mean": float(targets.mean()), "target_std": deviation}
@@ -230,14 +234,14 @@ def encode_labels(task: Task, table: Table) -> LabelsN:
 
     Returns:
         int64 (N,) for a classification, −100 where missing; float32 (N, C) of 0 and 1 for a multilabel
-        task and float32 (N,) for a regression, NaN where missing.
+        task and float64 (N,) for a regression, NaN where missing.
 
     Raises:
         DataError: a label outside the task's label space; the message names file and row.
     """
     column = table.columns[task.column]
     if task.kind == "regression":
-        return np.asarray(column.to_numpy(), dtype=np.float32)
+        return np.asarray(column.to_numpy(), dtype=np.float64)
     names, row_F = _names(task.kind, column)
     known = pc.SetLookupOptions(value_set=pa.array(task.labels, pa.string()))
     number_F = pc.call_function("index_in", [names], known)

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +231,7 @@ def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}:{line}: {len(cells)} cells, but the header names {len(header)} columns "
-                    f"({listing(header)}). {_separator_hint(header)}"
+                    f"({listing(header)}). Quote cells that hold the separator or a line break."
                 )
             yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -253,6 +253,11 @@ def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     for index, name in enumerate(header):
         if name in header[:index]:
             raise DataError(f"{path}:1: two columns are called '{name}'. Rename one.")
+    other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise DataError(
+            f"{path}:1: the separator seems to be {other!r}: a comma is needed in .csv, a tab in .tsv."
+        )
     return header
 
 
@@ -279,11 +284,3 @@ def _parquet_batches(parquet: pq.ParquetFile, block_rows: int) -> Iterator[pa.Re
         for batch in parquet.iter_batches(batch_size=size, row_groups=[index]):
             part = max(1, len(batch) // (1 + batch.nbytes // _BLOCK_LENGTH))
             yield from (batch.slice(start, part) for start in range(0, len(batch), part))
-
-
-def _separator_hint(header: Sequence[str]) -> str:
-    """What to do about a row with another number of cells than the header."""
-    other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
-    if other is None:
-        return "Quote cells that hold the separator or a line break."
-    return f"The separator seems to be {other!r}: a comma is needed in .csv, a tab in .tsv."

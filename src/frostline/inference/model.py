@@ -5,7 +5,7 @@ Shapes: N texts, C labels, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -176,8 +176,9 @@ def decide(task: Task, values: np.ndarray[Any, Any]) -> list[Prediction]:
 
 
 def _clean(texts: Sequence[Any]) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable):
         raise DataError(f"texts: a list of texts is needed, {type(texts).__name__} arrived.")
+    texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{index}]: a text is needed, {type(text).__name__} arrived.")

@@ -121,7 +121,7 @@ class Head(nn.Module):
         if self.task.kind == "regression":
             known_B = ~torch.isnan(labels)
             target_B = (labels[known_B] - self.task.target_mean) / self.task.target_std
-            return F.mse_loss(logits_BC[known_B, 0], target_B, reduction="sum")
+            return F.mse_loss(logits_BC[known_B, 0], target_B.to(logits_BC.dtype), reduction="sum")
         known_B = ~torch.isnan(labels).any(dim=1)
         losses_BC = F.binary_cross_entropy_with_logits(
             logits_BC[known_B], labels[known_B], pos_weight=self.class_weights, reduction="none"
@@ -154,11 +154,11 @@ def probabilities(task: Task, logits_BC: np.ndarray[Any, Any]) -> np.ndarray[Any
     """Logits as people want them.
 
     Returns:
-        Float32: (B, C) summing to 1 for a classification, (B, C) each in 0…1 for a multilabel task, (B,)
-        in the target's own unit for a regression.
+        Float32: (B, C) summing to 1 for a classification, (B, C) each in 0…1 for a multilabel task; float64
+        (B,) in the target's own unit for a regression.
     """
     if task.kind == "regression":
-        return np.asarray(logits_BC[:, 0] * task.target_std + task.target_mean, dtype=np.float32)
+        return np.asarray(logits_BC[:, 0].astype(np.float64) * task.target_std + task.target_mean)
     if task.kind == "multilabel":
         return np.asarray(expit(logits_BC.astype(np.float64)), dtype=np.float32)
     return np.asarray(softmax(logits_BC.astype(np.float64) / task.temperature, axis=1), dtype=np.float32)

@@ -93,7 +93,8 @@ class Commits:
     def load(
         self, model: MultitaskModel, journal: Journal, *, device: torch.device
     ) -> tuple[State, Tensors, list[str]]:
-        """Puts model and log where the newest checkpoint that can be trusted was taken, or at the start.
+        """Puts model and log where the newest checkpoint that can be trusted was taken, or at the start,
+        which is committed.
 
         Returns:
             The state, the moments by parameter name, and what the user should know, a sentence each.
@@ -104,6 +105,8 @@ class Commits:
         checkpoint, damaged = load_newest(self.folder)
         if checkpoint is None:
             journal.cut(0)
+            if self.ranks.is_first:  # what the run began with: nothing else may go on with it
+                self.save(model, State(), {}, journal)
             return State(), {}, []
         changed = self._check_fingerprint(checkpoint.state["fingerprint"])
         for task, depth in checkpoint.state["forks"].items():
@@ -122,6 +125,8 @@ class Commits:
         ):  # so that it takes no place of a good one among those that are kept
             shutil.rmtree(place, ignore_errors=True)
         notes = [f"{sentence} Going on from the one before." for sentence in damaged.values()]
+        if state.position == State().position:
+            notes.append("the run was stopped before its first checkpoint, so it begins again.")
         return state, checkpoint.moments, [*notes, *changed]
 
     def _check_fingerprint(self, saved: Mapping[str, str]) -> list[str]:

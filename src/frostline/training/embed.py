@@ -29,6 +29,9 @@ def embed(
 ) -> Iterator[tuple[IntN, torch.Tensor]]:
     """Yields numbers of texts and their embeddings (B, D) float32, longest first, without gradient.
 
+    In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
+    backbone is left in eval mode.
+
     Args:
         backbone: as it is.
         tokens: of all texts.
@@ -37,7 +40,8 @@ def embed(
         row_M: the texts to embed, numbered from 0 in this order; None: all.
     """
     row_M = np.arange(len(tokens)) if row_M is None else row_M
-    runner = _runner(backbone, precision)
+    runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
+    runner.eval()
 
     def forward(texts: IntN) -> torch.Tensor:
         with torch.no_grad():
@@ -65,7 +69,7 @@ def stage_means(
     backbone: Backbone, tokens: Tokens, *, precision: Precision, device: torch.device
 ) -> StageMeans:
     """The averaged states of every stage and the embeddings of texts, in one pass without gradient."""
-    runner = _runner(backbone, precision)
+    backbone.eval()
     size, num_stages = len(tokens), backbone.num_stages
     means_NSD = np.empty((size, num_stages, backbone.hidden_width), dtype=np.float32)
     embedding_ND = np.empty((size, backbone.width), dtype=np.float32)
@@ -74,22 +78,16 @@ def stage_means(
         batch = pad(tokens, rows, pad_id=backbone.pad_id).to(device)
         mask_BL1 = batch.mask_BL[..., None].float()
         states, found = batch.ids_BL, []
-        with torch.no_grad():
+        with torch.no_grad(), precision.autocast(device):
             for stage in range(num_stages):
-                states = runner.hidden(states, batch.mask_BL, start=stage, stop=stage + 1)
+                states = backbone.hidden(states, batch.mask_BL, start=stage, stop=stage + 1)
                 found.append((states.float() * mask_BL1).sum(1) / mask_BL1.sum(1))
-            return torch.stack(found, dim=1), runner.pool(states, batch.mask_BL)
+            return torch.stack(found, dim=1), backbone.pool(states, batch.mask_BL)
 
     batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
     for rows, (means, embeddings) in map_batches(forward, batches, device=device):
         means_NSD[rows], embedding_ND[rows] = means.cpu().numpy(), embeddings.cpu().numpy()
     return StageMeans(means_NSD, embedding_ND)
-
-
-def _runner(backbone: Backbone, precision: Precision) -> Backbone:
-    """What a pass runs, in eval mode: in bf16 a copy with bf16 weights, which no batch has to convert."""
-    runner = copy.deepcopy(backbone).to_format(precision.dtype) if precision.format == "bf16" else backbone
-    return runner.eval()
 
 
 def embedding_matrix(

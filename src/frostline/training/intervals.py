@@ -1,7 +1,8 @@
 """How sure a score is: bootstrap intervals over rows, for one model and for the difference of two.
 
-Rows are drawn again with replacement (Efron & Tibshirani 1993, percentile intervals); both models of a
-difference see the same draws. Knows logits and labels, not models.
+Rows are drawn again with replacement (Efron & Tibshirani 1993, percentile intervals), of a classification as
+many of each class as there are; both models of a difference see the same draws. Knows logits and labels, not
+models.
 
 Shapes: N labelled rows, K different rows (truth and answers alike are one), R draws, C labels.
 """
@@ -35,7 +36,7 @@ def score_intervals(
     known = is_labelled(labels)
     columns = np.column_stack([_flat(labels[known]), answer_matrix(task, logits_NC[known])])
     draws: dict[str, list[Matrix]] = {}
-    for weights_RK, row_K in _draws(columns, seed):
+    for weights_RK, row_K in _draws(columns, seed, by_class=task.kind == "classification"):
         for name, values_R in scores_of_draws(task, *_halves(columns[row_K]), weights_RK).items():
             draws.setdefault(name, []).append(values_R)
     return {name: percentiles(np.concatenate(values)) for name, values in draws.items()}
@@ -58,7 +59,7 @@ def difference_interval(
     columns = np.column_stack([truth, *answers])
     width = truth.shape[1]
     changes = []
-    for weights_RK, row_K in _draws(columns, seed):
+    for weights_RK, row_K in _draws(columns, seed, by_class=task.kind == "classification"):
         rows = columns[row_K]
         first, second = (
             scores_of_draws(task, rows[:, :width], part, weights_RK)[task.main_score]
@@ -96,14 +97,24 @@ def _halves(columns: Matrix) -> tuple[Matrix, Matrix]:
     return columns[:, :width], columns[:, width:]
 
 
-def _draws(columns: Matrix, seed: int) -> Iterator[tuple[Matrix, Matrix]]:
-    """How often each different row was drawn (R, K), in blocks that fit the memory; and where it stands."""
+def _draws(columns: Matrix, seed: int, *, by_class: bool) -> Iterator[tuple[Matrix, Matrix]]:
+    """How often each different row was drawn (R, K), in blocks that fit the memory; and where it stands.
+
+    Args:
+        columns: the truth first.
+        seed: of the draws.
+        by_class: as many rows of each class as there are: without one of its rows a rare class would be left
+            out of a mean over classes, which then rises.
+    """
     _, row_K, count_K = np.unique(columns, axis=0, return_index=True, return_counts=True)
+    truth_K = columns[row_K, 0] if by_class else np.zeros(len(row_K))
+    counts = [count_K[truth_K == truth] for truth in np.unique(truth_K)]  # rows come sorted by their truth
     generator = np.random.default_rng(seed)
     block = max(1, min(NUM_DRAWS, _MOST_CELLS // len(row_K)))
     for start in range(0, NUM_DRAWS, block):
         size = min(block, NUM_DRAWS - start)
-        yield generator.multinomial(len(columns), count_K / count_K.sum(), size=size), row_K
+        draws = [generator.multinomial(one.sum(), one / one.sum(), size=size) for one in counts]
+        yield np.concatenate(draws, axis=1), row_K
 
 
 def scores_of_draws(task: Task, truth: Matrix, answer: Matrix, weights_RK: Matrix) -> dict[str, Matrix]:

@@ -14,6 +14,7 @@ import torch
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import is_labelled
+from frostline.errors import TrainingError, listing
 from frostline.model.device import give_memory_back
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
@@ -109,6 +110,12 @@ class Judge:
         held = self.splits["validation"]
         depth = self.model.frozen_depth
         logits = predict_logits(self.model, held, self.activations, depth=depth, ranks=self.ranks)
+        wild = [name for name, values in logits.items() if not np.isfinite(values).all()]
+        if wild:
+            raise TrainingError(
+                f"step {self.state.position.step}: the outputs of {listing(wild)} are not finite. The last "
+                "checkpoint is kept. Try a smaller rate."
+            )
         tasks = score_tasks(self.model.tasks, logits, held.labels)
         return logits, {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
 

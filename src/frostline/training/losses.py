@@ -181,4 +181,8 @@ def _label_losses(
 
 
 def _on(model: MultitaskModel, labels: LabelsN) -> torch.Tensor:
-    return send(torch.from_numpy(labels), next(model.parameters()).device)
+    device = next(model.parameters()).device
+    numbers = torch.from_numpy(labels)
+    if device.type == "mps" and numbers.dtype == torch.float64:  # which it does not have
+        numbers = numbers.float()
+    return send(numbers, device)
