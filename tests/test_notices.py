@@ -4,7 +4,7 @@ import numpy as np
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import Task
-from frostline.notices import scarce_labels, worse_phases
+from frostline.notices import labels_alike, scarce_labels, worse_phases
 
 
 def report(name, score):
@@ -27,3 +27,9 @@ def test_labels_of_no_or_few_validation_rows_are_said():
     assert "each of them: b." in few
     enough = Split("validation", tokens, {"topic": np.asarray([0, 1, 2] * 5)})
     assert not list(scarce_labels(task, enough))
+
+
+def test_labels_that_differ_in_case_or_spaces_alone_are_said():
+    task = Task(name="kind", column="kind", kind="classification", labels=("a", "b", " B", "c"))
+    (said,) = labels_alike(task)
+    assert "'b' and ' B' are labels of their own" in said
