@@ -50,14 +50,13 @@ def fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
 
 
 def labels_alike(task: Task) -> Iterator[str]:
-    """A sentence for labels of a task that differ in case or in spaces alone, which may be slips."""
+    """A sentence for the labels of a task that differ in case or in spaces alone, which may be slips."""
     alike: dict[str, list[str]] = {}
     for label in task.labels:
         alike.setdefault(" ".join(label.split()).casefold(), []).append(label)
-    for labels in alike.values():
-        if len(labels) > 1:
-            names = " and ".join(f"'{label}'" for label in labels)
-            yield f"task '{task.name}': {names} are labels of their own; they differ in case or spaces alone."
+    names = [" and ".join(f"'{label}'" for label in labels) for labels in alike.values() if len(labels) > 1]
+    if names:
+        yield f"task '{task.name}': labels distinct by case or spaces alone: {listing(names)}."
 
 
 def scarce_labels(task: Task, validation: Split) -> Iterator[str]:

@@ -135,34 +135,22 @@ def _kind(cells: list[Any]) -> Row | None:
         parts = {part.strip() for name in distinct for part in name.split(separator)}
         if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
             return {"kind": "multilabel", "separator": separator}
-    is_measured = _has_decimals(cells)
-    most = max(_MOST_LABELS, len(cells) // _ROWS_OF_A_WORD if _are_words(cells) else 0)
+    given = [_as_number(cell) for cell in cells]
+    numbers = [number for number in given if number is not None and math.isfinite(number)]
+    is_measured = len(numbers) == len(cells) and not all(number.is_integer() for number in numbers)
+    are_words = all(number is None for number in given)
+    most = max(_MOST_LABELS, len(cells) // _ROWS_OF_A_WORD if are_words else 0)
     is_few = 2 <= len(distinct) <= min(most, max(2, len(cells) // 3))
     if is_few and not (is_measured and len(distinct) > _MOST_LEVELS):
         return {}
     return {"kind": "regression"} if is_measured else None
 
 
-def _are_words(cells: list[Any]) -> bool:
-    """Whether no cell is a number."""
-    return not any(_has_number(cell) for cell in cells)
-
-
-def _has_number(cell: Any) -> bool:
+def _as_number(cell: Any) -> float | None:
     try:
-        float(cell)
+        return float(cell)
     except ValueError:
-        return False
-    return True
-
-
-def _has_decimals(cells: list[Any]) -> bool:
-    """Whether all are finite numbers, and some not whole."""
-    try:
-        numbers = [float(cell) for cell in cells]
-    except ValueError:
-        return False
-    return all(map(math.isfinite, numbers)) and not all(number.is_integer() for number in numbers)
+        return None
 
 
 def _task_name(column: str, number: int) -> str:

@@ -190,7 +190,7 @@ def _target_statistics(name: str, targets: LabelsN) -> dict[str, float]:
         deviation = float(targets.std())
     if not np.isfinite(deviation):
         largest = np.abs(targets).max()
-        raise DataError(f"tasks.{name}: the training targets are too large, such as {largest:g}.")
+        raise DataError(f"tasks.{name}: the training targets are too large, such as {largest:g}. Scale them.")
     if deviation == 0:
         raise DataError(f"tasks.{name}: every training target is {targets[0]}; there is nothing to learn.")
     return {"target_mean": float(targets.mean()), "target_std": deviation}

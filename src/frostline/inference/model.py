@@ -62,7 +62,7 @@ class Model:
         return {name: decide(self.tasks[name], values) for name, values in self.predict_proba(texts).items()}
 
     def predict_proba(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Probabilities (N, C) of every task, columns as in `tasks[name].labels`; (N,) of a regression."""
+        """Probabilities (N, C) by task, columns as in `tasks[name].labels`; (N,) float64 of a regression."""
         return {name: probabilities(self.tasks[name], v) for name, v in self.logits(texts).items()}
 
     def classify(

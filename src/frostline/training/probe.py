@@ -43,16 +43,15 @@ def solve_heads(
     """
     for head in heads:
         name = head.task.name
-        yield (
-            name,
-            solve_head(
-                head,
-                train_ND=train[0],
-                train_labels=train[1][name],
-                held_ND=held[0],
-                held_labels=held[1][name],
-            ),
+        (train_ND, train_labels), (held_ND, held_labels) = train, held
+        found = solve_head(
+            head,
+            train_ND=train_ND,
+            train_labels=train_labels[name],
+            held_ND=held_ND,
+            held_labels=held_labels[name],
         )
+        yield name, found
 
 
 def solve_head(
