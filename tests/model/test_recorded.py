@@ -1,5 +1,7 @@
 """Recorded passes against the passes that they stand for; what of it needs no GPU is tried without."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,9 @@ def one_pass(backbone, stages, batch, *, depth):
 def assert_near(found, expected, numbers=torch.float32):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert (found[name] - tensor).norm() <= NEAR[numbers] * (tensor.norm() + 1e-3), name
+        # A softmax does not see what all keys share: the gradient of their bias is rounding and nothing else.
+        if not name.endswith(("key.bias", "k_lin.bias")):
+            assert (found[name] - tensor).norm() <= NEAR[numbers] * (tensor.norm() + 1e-3), name
 
 
 def test_shapes_are_those_that_come_often_enough():
@@ -91,7 +95,7 @@ def test_only_layers_of_known_kinds_are_recorded_and_only_on_a_gpu(backbone, tmp
 
 def test_gradients_are_added_to_what_was_there_and_begin_with_zero():
     fresh, added, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
-    kept = Gradients([fresh, added, unused])
+    kept = Gradients({"fresh": fresh, "added": added, "unused": unused})
     kept.keep([True, True, False])
     added.grad = torch.full((2,), 3.0)
     for step in (1, 2):
@@ -140,6 +144,17 @@ def test_shorter_batches_leave_nothing_behind_and_take_nothing_from_the_batch_be
 
 
 @NUMBERS
+def test_a_pass_from_before_that_is_still_held_changes_nothing(numbers, tiny, place):
+    backbone, batch = loaded(tiny, place), batch_of([8, 5], place)
+    expected = gradients(backbone, backbone, [batch], numbers=numbers)
+    with torch.autocast("cuda", dtype=numbers, enabled=numbers != torch.float32):
+        held = backbone(batch)  # weights that it cast are still in reach, too
+        recorded = gradients(backbone, Recordings(backbone, shapes={(2, 8)}), [batch], numbers=numbers)
+    assert_near(recorded, expected, numbers)
+    assert held.requires_grad
+
+
+@NUMBERS
 def test_what_an_optimizer_did_is_what_is_replayed(numbers, tiny, place):
     backbone, batches = loaded(tiny, place), [batch_of([8, 5], place)]
     recordings = Recordings(backbone, shapes={(2, 8)})
@@ -166,13 +181,30 @@ def test_a_run_that_goes_on_records_what_the_unbroken_one_did(stop, content, tmp
         fl.train(content, output=tmp_path / "broken", show=stop_after(stop))
     broken = weights(fl.resume(tmp_path / "broken").folder)
     assert all(torch.equal(unbroken[name], broken[name]) for name in unbroken)
-    content["train"]["cuda_graphs"] = False
+
+
+def test_a_run_learns_from_recordings_what_it_learns_without(content, place, tmp_path, monkeypatch):
+    config = copy.deepcopy(
+        CONFIGS["bert"]
+    )  # without dropout, which draws for more places where it is recorded
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    content["model"]["backbone"] = str(save_encoder(tmp_path / "encoder", config))
+    content["plan"]["phases"] = [
+        {"name": "all", "top_layers": "all", "epochs": 2, "backbone_lr": 1e-3},
+        {"name": "top", "top_layers": 1, "epochs": 2, "backbone_lr": 1e-3},
+    ]
+    content["train"] |= {"precision": "fp32", "cuda_graphs": False}
     plain = weights(fl.train(content, output=tmp_path / "plain").folder)
-    start = load_backbone(ModelSettings(backbone=content["model"]["backbone"], max_length=32)).transformer
-    moved, between = 0.0, 0.0
-    for name, parameter in start.named_parameters():
-        here = f"model/model.safetensors:{name}"
-        if here in plain:
-            moved += float((plain[here] - parameter).square().sum())
-            between += float((plain[here] - unbroken[here]).square().sum())
-    assert 0 < between < 0.5 * moved  # recordings were taken, and taught about the same
+    depths = []
+    record = Recordings._record
+    monkeypatch.setattr("frostline.training.loop.can_record", lambda *_, **__: True)
+    monkeypatch.setattr("frostline.model.recorded._WORTH_STEPS", 2)
+    monkeypatch.setattr(
+        Recordings, "_record", lambda *a, start: depths.append(start) or record(*a, start=start)
+    )
+    content["train"]["cuda_graphs"] = True
+    replayed = weights(fl.train(content, output=tmp_path / "replayed").folder)
+    assert set(depths) == {1, 3}
+    for name, tensor in plain.items():
+        if "key.bias" not in name:  # see assert_near
+            assert (replayed[name] - tensor).norm() <= 0.01 * tensor.norm(), name

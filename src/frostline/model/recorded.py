@@ -10,16 +10,17 @@ Shapes: B texts, L tokens of the longest, P places (L made a multiple of 8), D w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 import torch
+from torch.func import functional_call
 
 from frostline.data.table import IntN
 from frostline.model.backbone import Backbone
 
 Shape = tuple[int, int]  # B and P
-Layers = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Twins = dict[str, torch.Tensor]
 
 _PLACES_STEP = 8
 # Recording takes as long as some ten steps.
@@ -60,10 +61,7 @@ class Recordings:
         self._room: _Room | None = None
 
     def suffix(self, states: torch.Tensor, mask_BL: torch.Tensor, *, depth: int) -> torch.Tensor:
-        """Embeddings (B, D), as `Backbone.suffix`; recorded at a shape's first batch.
-
-        At that moment nothing may hold an earlier pass of the backbone: autograd would tie the two together.
-        """
+        """Embeddings (B, D), as `Backbone.suffix`; recorded at a shape's first batch."""
         backbone = self._backbone
         if depth == backbone.num_stages or _shape(*mask_BL.shape) not in self._shapes:
             return backbone.suffix(states, mask_BL, depth=depth)
@@ -76,15 +74,12 @@ class Recordings:
 
     def _record(self, states_BLD: torch.Tensor, shape: Shape, *, start: int) -> _Recording:
         """The layers from a stage on, for batches of one shape."""
-        device, stop = states_BLD.device, self._backbone.num_stages
-
-        def layers(states_BPD: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
-            return self._backbone.hidden(states_BPD, mask_BP, start=start, stop=stop)
-
+        device = states_BLD.device
         try:
             with torch.cuda.device(device):
                 if self._room is None:
                     self._room = _Room(self._backbone, shapes=self._shapes, device=device)
+                layers = _Layers(self._backbone, start=start)
                 return _Recording(
                     layers, shape=shape, room=self._room, has_states_grad=states_BLD.requires_grad
                 )
@@ -114,28 +109,56 @@ class _Room:
         self.states, self.hidden, self.hidden_grad, self.states_grad = (
             torch.zeros(size, device=device) for _ in range(4)
         )
-        self.gradients = Gradients([one for one in backbone.parameters() if one.requires_grad])
+        learning = {name: one for name, one in backbone.named_parameters() if one.requires_grad}
+        self.gradients = Gradients(learning)
 
     def part(self, flat: torch.Tensor, shape: Shape) -> torch.Tensor:
         """(B, P, D) of what is flat."""
         return flat[: shape[0] * shape[1] * self.width].view(*shape, self.width)
 
 
-class Gradients:
-    """Where recorded backward passes add up the gradients of weights."""
+class _Layers(torch.nn.Module):
+    """The layers of a backbone from a stage on."""
 
-    def __init__(self, weights: list[torch.nn.Parameter]) -> None:
-        self.weights = weights
+    def __init__(self, backbone: Backbone, *, start: int) -> None:
+        super().__init__()
+        self.backbone, self._start = backbone, start
+
+    def forward(self, states_BPD: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, P, D) of the last one."""
+        stop = self.backbone.num_stages
+        return self.backbone.hidden(states_BPD, mask_BP, start=self._start, stop=stop)
+
+    def read(self, states_BPD: torch.Tensor, mask_BP: torch.Tensor, twins: Twins) -> torch.Tensor:
+        """The same from weights of which some are stood in for."""
+        named = {f"backbone.{name}": twin for name, twin in twins.items()}
+        return cast(torch.Tensor, functional_call(self, named, (states_BPD, mask_BP)))
+
+
+class Gradients:
+    """Where recorded backward passes add up the gradients of weights.
+
+    Attributes:
+        weights: by name.
+        twins: the same numbers in the same memory, apart for autograd: what ran before a recording, and may
+            still be held, must not be tied to it.
+        buffers: in the order of the weights.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.nn.Parameter]) -> None:
+        self.weights = dict(weights)
+        self.twins: Twins = {name: one.detach().requires_grad_() for name, one in weights.items()}
         self.buffers: list[torch.Tensor] = []
 
     def keep(self, are_used: list[bool]) -> None:
         """Leaves out the weights that the layers do not read, such as those of a projection after them."""
-        self.weights = [one for one, is_used in zip(self.weights, are_used, strict=True) if is_used]
-        self.buffers = [torch.zeros_like(weight) for weight in self.weights]
+        for name in [name for name, is_used in zip(self.weights, are_used, strict=True) if not is_used]:
+            del self.weights[name], self.twins[name]
+        self.buffers = [torch.zeros_like(weight) for weight in self.weights.values()]
 
     def settle(self) -> None:
         """Makes the buffers the gradients of the weights, with what these had before."""
-        pairs = list(zip(self.weights, self.buffers, strict=True))
+        pairs = list(zip(self.weights.values(), self.buffers, strict=True))
         fresh = [buffer for weight, buffer in pairs if weight.grad is None]
         if fresh:
             torch._foreach_zero_(fresh)
@@ -149,7 +172,7 @@ class Gradients:
 class _Recording:
     """A forward and a backward pass of one shape."""
 
-    def __init__(self, layers: Layers, *, shape: Shape, room: _Room, has_states_grad: bool) -> None:
+    def __init__(self, layers: _Layers, *, shape: Shape, room: _Room, has_states_grad: bool) -> None:
         self._room, self._has_states_grad = room, has_states_grad
         self._states_BPD = room.part(room.states, shape).detach().requires_grad_(has_states_grad)
         self._hidden_BPD, self._hidden_grad_BPD = (
@@ -184,24 +207,24 @@ class _Recording:
         self._backward.replay()
         return self._states_grad_BPD[:, : grad_BLD.shape[1]].clone() if self._has_states_grad else None
 
-    def _warm_up(self, layers: Layers) -> None:
+    def _warm_up(self, layers: _Layers) -> None:
         """What kernels allocate and choose when they first run must not be recorded."""
-        stream, now = self._room.stream, torch.cuda.current_stream()
-        stream.wait_stream(now)
-        with torch.cuda.stream(stream):
+        room, now = self._room, torch.cuda.current_stream()
+        room.stream.wait_stream(now)
+        with torch.cuda.stream(room.stream):
             for _ in range(_WARM_UPS):
                 with _numbers_of_now():
-                    hidden_BPD = layers(self._states_BPD, self._mask_BP)
+                    hidden_BPD = layers.read(self._states_BPD, self._mask_BP, room.gradients.twins)
                 grads = self._grads(hidden_BPD, torch.zeros_like(hidden_BPD))
-        now.wait_stream(stream)
-        if not self._room.gradients.buffers:
-            self._room.gradients.keep([grad is not None for grad in grads[int(self._has_states_grad) :]])
+        now.wait_stream(room.stream)
+        if not room.gradients.buffers:
+            room.gradients.keep([grad is not None for grad in grads[int(self._has_states_grad) :]])
 
-    def _record_forward(self, layers: Layers) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _record_forward(self, layers: _Layers) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         """The pass, and its hidden states (B, P, D) as autograd knows them."""
         graph = torch.cuda.CUDAGraph()
         with self._recording(graph), _numbers_of_now():
-            hidden_BPD = layers(self._states_BPD, self._mask_BP)
+            hidden_BPD = layers.read(self._states_BPD, self._mask_BP, self._room.gradients.twins)
             self._hidden_BPD.copy_(hidden_BPD.detach())
         return graph, hidden_BPD
 
@@ -221,7 +244,7 @@ class _Recording:
     def _grads(self, hidden_BPD: torch.Tensor, grad_BPD: torch.Tensor) -> tuple[Any, ...]:
         """Gradients of the states, where they have one, and of the weights; None of one that is not read."""
         first = [self._states_BPD] if self._has_states_grad else []
-        inputs = [*first, *self._room.gradients.weights]
+        inputs = [*first, *self._room.gradients.twins.values()]
         with torch.autocast("cuda", enabled=False):  # as outside of recordings
             return torch.autograd.grad(hidden_BPD, inputs, grad_BPD, allow_unused=True)
 
