@@ -24,6 +24,26 @@ def test_rows_columns_and_calls_are_independent():
         assert (one == other).float().mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_large_masks_and_their_parts_are_independent_too():
+    torch.manual_seed(0)
+    dropped = FastDropout(0.5)(torch.ones(5 * 2**20)) == 0  # more than the table of random numbers has
+    assert dropped.float().mean() == pytest.approx(0.5, abs=0.003)
+    first, *others = dropped.split(2**20)
+    assert all((first == other).float().mean() == pytest.approx(0.5, abs=0.003) for other in others)
+
+
+def test_a_mask_does_not_depend_on_the_number_of_threads():
+    masks, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            torch.manual_seed(3)
+            masks.append(FastDropout(0.1)(torch.ones(300, 400)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*masks)
+
+
 def test_a_seed_gives_the_same_mask():
     layer, results = FastDropout(0.3), []
     for _ in range(2):

@@ -1,6 +1,7 @@
 """Frozen heads over layers that learn: what is measured, what the guard does, what protection keeps."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -59,10 +60,13 @@ def test_a_head_with_too_few_labels_to_solve_has_no_probe_gap(shaken, toy, tmp_p
 
 
 def test_distillation_keeps_the_answers(shaken, tmp_path):
-    free = leak_of(fl.train(shaken, output=tmp_path / "free"))
-    held = leak_of(fl.train(with_(shaken, protect="distill"), output=tmp_path / "held"))
-    assert held["mean_kl"] < free["mean_kl"] / 2
-    assert held["flip_rate"] < free["flip_rate"] / 2
+    sums = {"none": Counter(), "distill": Counter()}
+    for seed in range(3):  # one in ten keeps less than half
+        shaken["train"]["seed"] = seed
+        for protect, found in sums.items():
+            run = fl.train(with_(shaken, protect=protect), output=tmp_path / f"{protect}{seed}")
+            found.update({name: leak_of(run)[name] for name in ("mean_kl", "flip_rate")})
+    assert all(kept < sums["none"][name] / 2 for name, kept in sums["distill"].items())
 
 
 def test_distillation_needs_no_label_of_the_frozen_head(shaken, toy, tmp_path):

@@ -274,7 +274,7 @@ def test_a_backbone_with_a_projection_after_the_pooling_trains_in_both_formats(c
             "activations": {"store": "always", "folder": str(tmp_path)},
         }
         run = fl.train(content, output=tmp_path / precision)
-        assert run.report["test"]["score"] > 0.8
+        assert run.report["test"]["score"] > 0.7  # .74 to .87 by the seed
         assert fl.load(run.folder, precision=precision).encode(["the soup"]).shape == (1, 16)
 
 
