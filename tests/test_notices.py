@@ -4,7 +4,7 @@ import numpy as np
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import Task
-from frostline.notices import labels_alike, scarce_labels, worse_phases
+from frostline.notices import cut_texts, labels_alike, scarce_labels, worse_phases
 
 
 def report(name, score):
@@ -34,3 +34,16 @@ def test_labels_that_differ_in_case_or_spaces_alone_are_said():
     (said,) = labels_alike(task)
     assert said.endswith("spaces alone: 'a' and 'A', 'b' and ' B'.")
     assert not list(labels_alike(task.model_copy(update={"labels": ("a", "b")})))
+
+
+def test_texts_that_are_cut_are_said_with_what_the_backbone_could_take():
+    tokens = Tokens(np.zeros(20, dtype=np.int32), np.asarray([0, 8, 12, 20]))
+    train = Split("train", tokens, {})
+    (said,) = cut_texts(train, 8, most=512)
+    assert (
+        said == "2 of 3 training texts reach 8 tokens, where they are cut. model.max_length may be up to 512."
+    )
+    assert (
+        [*cut_texts(train, 8, most=8)] == [*cut_texts(train, 8, most=None)] == [said.partition(" model.")[0]]
+    )
+    assert not list(cut_texts(train, 9, most=512))

@@ -82,11 +82,18 @@ def scarce_labels(task: Task, validation: Split) -> Iterator[str]:
         )
 
 
-def cut_texts(train: Split, max_length: int) -> Iterator[str]:
-    """A sentence when more than one text in a hundred is cut."""
+def cut_texts(train: Split, max_length: int, *, most: int | None) -> Iterator[str]:
+    """A sentence when more than one text in a hundred is cut.
+
+    Args:
+        train: its texts.
+        max_length: tokens of a text at which it is cut.
+        most: that the backbone can be asked for; None where it knows no bound.
+    """
     num_cut = int((train.tokens.length_N >= max_length).sum())
     if num_cut > len(train) / 100:
-        yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut."
+        more = "" if most == max_length else f" model.max_length may be up to {most}." if most else ""
+        yield f"{num_cut} of {len(train)} training texts reach {max_length} tokens, where they are cut.{more}"
 
 
 def worse_phases(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -101,7 +101,7 @@ def prepare(config: Config) -> Prepared:
         ),
         *(said for task in tables.tasks for said in labels_alike(task)),
         *(said for task in tables.tasks for said in scarce_labels(task, splits["validation"])),
-        *cut_texts(splits["train"], backbone.max_length),
+        *cut_texts(splits["train"], backbone.max_length, most=backbone.num_positions),
     )
     train, noted = _resolved_settings(config, precision, device)
     warnings += tuple(noted)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.data import read as read_module
-from frostline.data.read import column_names, iter_blocks, schema_of
+from frostline.data.read import column_names, iter_blocks, schema_of, separator_of
 from frostline.data.rows import blocks_of
 from frostline.errors import DataError
 
@@ -184,9 +184,59 @@ def test_columns_and_types_are_those_of_the_whole_file(tmp_path):
     assert schema_of(tmp_path / "d.csv") == pa.schema([("a", pa.string()), ("b", pa.string())])
 
 
-def test_another_separator_is_recognised_in_the_message(tmp_path):
+@pytest.mark.parametrize("name", ["mails.csv", "mails.tsv"])
+@pytest.mark.parametrize("mark", [";", "|", "\t"])
+def test_another_separator_is_found_by_the_first_line(tmp_path, mark, name):
+    path = tmp_path / name
+    path.write_text(mark.join(["id", "mail", "topic"]) + "\n" + mark.join(["1", "well, hello", '"a"']) + "\n")
+    (block,) = iter_blocks(path)
+    assert block.rows == [{"id": "1", "mail": "well, hello", "topic": "a"}] and block.lines == [2]
+    assert column_names(path) == ["id", "mail", "topic"]
+    assert separator_of(path) == (mark if name.endswith("csv") else ",")
+
+
+def test_the_usual_separator_comes_first_and_a_quoted_one_is_none(tmp_path):
     path = tmp_path / "mails.csv"
-    for row in ("1;well, hello;a", "1;hello;a"):
-        path.write_text(f"id;mail;topic\n{row}\n")
-        with pytest.raises(DataError, match="mails.csv:1: the separator seems to be ';'"):
-            list(iter_blocks(path))
+    path.write_text('text,"a;b"\nhi;ho,1\n')
+    assert next(iter_blocks(path)).rows == [{"text": "hi;ho", "a;b": "1"}]
+    path.write_text('"text;",x\nhi,1\n')
+    assert next(iter_blocks(path)).rows == [{"text;": "hi", "x": "1"}]
+    path.write_text('\ufeff"a, or b";topic\n"x;y";1\n', encoding="utf-8")
+    assert column_names(path) == ["a, or b", "topic"]
+    path.write_text("text\nhi;ho\n")
+    assert next(iter_blocks(path)).rows == [{"text": "hi;ho"}] and separator_of(path) == ","
+    path.write_text('"a\nb";c\n1;2\n')  # a name of two lines
+    with pytest.raises(DataError, match="mails.csv"):
+        list(iter_blocks(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('id;"text, or mail"\n1;"hi, you"\n', ["id", "text, or mail"]),
+        ("id;price, EUR;text\n1;2;hi\n", ["id", "price, EUR", "text"]),
+        ("id\ttext, raw\n1\thi\n", ["id", "text, raw"]),
+        ("id,mark (good|bad|ugly)\n1,good\n", ["id", "mark (good|bad|ugly)"]),
+        ("yes|no?\nhello\n", ["yes|no?"]),
+        ("a;b\n", ["a", "b"]),
+        ('a;b\n1;"x\ny"\n', ["a", "b"]),
+        ("text\n", ["text"]),
+    ],
+)
+def test_the_second_line_has_a_say_in_the_separator(tmp_path, text, names):
+    path = tmp_path / "mails.csv.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    assert column_names(path) == names
+    assert all(list(row) == names for row in read(path))
+
+
+def test_a_row_of_another_width_names_the_separator_and_a_hint_for_spreadsheets_is_refused(tmp_path):
+    path = tmp_path / "mails.csv"
+    path.write_text("id;mail\n1;a;b\n")
+    with pytest.raises(
+        DataError, match=r"mails.csv:2: 3 cells, but the header names 2 columns \(id, mail\) by ';'"
+    ):
+        read(path)
+    path.write_text("sep=;\nid;mail\n1;a\n")
+    with pytest.raises(DataError, match="mails.csv:1: 'sep=' speaks to a spreadsheet alone"):
+        read(path)

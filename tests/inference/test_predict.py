@@ -55,7 +55,7 @@ def test_predictions_keep_rows_columns_and_order_in_every_format(model, tmp_path
     report = predict_file(model, write(tmp_path / source, ROWS), tmp_path / target)
     rows = read(tmp_path / target)
     assert [{k: row[k] for k in ROWS[0]} for row in rows] == ROWS
-    assert list(rows[0]) == [*ROWS[0], *ADDED, "predicted_tags"]
+    assert list(rows[0]) == [*ROWS[0], *ADDED, "predicted_tags", "probability_tags"]
     known = [0, 1, 3]
     assert [rows[i]["predicted_topic"] for i in known] == ["sport", "money", "food"]
     assert all(float(rows[i]["probability_mood"]) > 0.5 for i in known)
@@ -63,8 +63,33 @@ def test_predictions_keep_rows_columns_and_order_in_every_format(model, tmp_path
     tags = rows[0]["predicted_tags"]
     said = set(json.loads(tags) if isinstance(tags, str) else tags)
     assert {"sport", "good"} <= said == set(model.predict([ROWS[0]["text"]])["tags"][0])
+    sure = rows[0]["probability_tags"]
+    sure = json.loads(sure) if isinstance(sure, str) else sure
+    share = dict(
+        zip(model.tasks["tags"].labels, model.predict_proba([ROWS[0]["text"]])["tags"][0], strict=True)
+    )
+    order = json.loads(tags) if isinstance(tags, str) else tags
+    np.testing.assert_allclose(sure, [share[label] for label in order], atol=2e-6)
     assert (report.num_rows, report.num_empty) == (4, 1)
     assert len(report.empty_rows) == 1
+
+
+def test_a_file_with_semicolons_is_answered_with_semicolons(model, tmp_path):
+    (tmp_path / "in.csv").write_text("id;text\n1;the goal, and the match\n")
+    predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("id;text;predicted_topic;")
+    assert read(tmp_path / "out.csv")[0]["text"] == "the goal, and the match"
+    predict_file(model, tmp_path / "in.csv", tmp_path / "out.tsv")
+    assert (tmp_path / "out.tsv").read_text().startswith("id\ttext\tpredicted_topic\t")
+    (tmp_path / "in.tsv").write_text("id\ttext\n1\tthe goal\n")
+    predict_file(model, tmp_path / "in.tsv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("id,text,predicted_topic,")
+
+
+def test_a_name_that_holds_a_separator_does_not_hide_the_one_that_divides(model, tmp_path):
+    (tmp_path / "in.csv").write_text('"text, raw";id\n"the goal, and the match";1\n')
+    predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", text="text, raw")
+    assert read(tmp_path / "out.csv")[0]["id"] == "1"
 
 
 def test_a_file_says_what_python_says(model, tmp_path):

@@ -96,6 +96,9 @@ def test_only_layers_of_known_kinds_are_recorded_and_only_on_a_gpu(backbone, tmp
 def test_gradients_are_added_to_what_was_there_and_begin_with_zero():
     fresh, added, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
     kept = Gradients({"fresh": fresh, "added": added, "unused": unused})
+    for name, twin in kept.twins.items():
+        own = kept.weights[name]
+        assert twin is not own and twin.data_ptr() == own.data_ptr() and twin.is_leaf and twin.requires_grad
     kept.keep([True, True, False])
     added.grad = torch.full((2,), 3.0)
     for step in (1, 2):
@@ -168,43 +171,60 @@ def test_what_an_optimizer_did_is_what_is_replayed(numbers, tiny, place):
     assert (before["0"] - expected["0"]).norm() > 0.1 * expected["0"].norm()
 
 
-@on_gpu
-@pytest.mark.parametrize("stop", [3, 20, 70])
-def test_a_run_that_goes_on_records_what_the_unbroken_one_did(stop, content, tmp_path):
-    content["plan"]["phases"] = [
-        {"name": "all", "top_layers": "all", "epochs": 6, "backbone_lr": 1e-3},
-        {"name": "top", "top_layers": 1, "epochs": 6, "backbone_lr": 1e-3},
-    ]
-    content["train"] |= {"precision": "bf16", "save_seconds": 0.01}
-    unbroken = weights(fl.train(content, output=tmp_path / "unbroken").folder)
-    with pytest.raises(fl.Interrupted):
-        fl.train(content, output=tmp_path / "broken", show=stop_after(stop))
-    broken = weights(fl.resume(tmp_path / "broken").folder)
-    assert all(torch.equal(unbroken[name], broken[name]) for name in unbroken)
+@pytest.fixture
+def recorded_depths(monkeypatch):
+    """Where recordings begin, as runs take them; a shape is worth one when it comes twice."""
+    depths, record = [], Recordings._record
+
+    def noted(self, states, shape, *, start):
+        depths.append(start)
+        return record(self, states, shape, start=start)
+
+    monkeypatch.setattr(Recordings, "_record", noted)
+    monkeypatch.setattr("frostline.training.loop.can_record", lambda *_, **__: True)
+    monkeypatch.setattr("frostline.model.recorded._WORTH_STEPS", 2)
+    return depths
 
 
-def test_a_run_learns_from_recordings_what_it_learns_without(content, place, tmp_path, monkeypatch):
-    config = copy.deepcopy(
-        CONFIGS["bert"]
-    )  # without dropout, which draws for more places where it is recorded
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+@pytest.fixture
+def replayed(content, place, tmp_path):
+    """A config of two phases; without dropout on a processor, whose masks the stand-in would repeat."""
+    config = copy.deepcopy(CONFIGS["bert"])
+    if place != CUDA:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     content["model"]["backbone"] = str(save_encoder(tmp_path / "encoder", config))
     content["plan"]["phases"] = [
         {"name": "all", "top_layers": "all", "epochs": 2, "backbone_lr": 1e-3},
         {"name": "top", "top_layers": 1, "epochs": 2, "backbone_lr": 1e-3},
     ]
-    content["train"] |= {"precision": "fp32", "cuda_graphs": False}
-    plain = weights(fl.train(content, output=tmp_path / "plain").folder)
-    depths = []
-    record = Recordings._record
-    monkeypatch.setattr("frostline.training.loop.can_record", lambda *_, **__: True)
-    monkeypatch.setattr("frostline.model.recorded._WORTH_STEPS", 2)
-    monkeypatch.setattr(
-        Recordings, "_record", lambda *a, start: depths.append(start) or record(*a, start=start)
-    )
-    content["train"]["cuda_graphs"] = True
-    replayed = weights(fl.train(content, output=tmp_path / "replayed").folder)
-    assert set(depths) == {1, 3}
+    content["train"] |= {"precision": "bf16" if place == CUDA else "fp32"}
+    return content
+
+
+@pytest.mark.parametrize("stop", [3, 10, 25])
+def test_a_run_that_goes_on_records_what_the_unbroken_one_did(stop, replayed, recorded_depths, tmp_path):
+    replayed["train"]["save_seconds"] = 0.01
+    unbroken = weights(fl.train(replayed, output=tmp_path / "unbroken").folder)
+    assert set(recorded_depths) == {1, 3}
+    recorded_depths.clear()
+    with pytest.raises(fl.Interrupted):
+        fl.train(replayed, output=tmp_path / "broken", show=stop_after(stop))
+    broken = weights(fl.resume(tmp_path / "broken").folder)
+    assert recorded_depths[0] == 1 and recorded_depths[-1] == 3
+    assert all(torch.equal(unbroken[name], broken[name]) for name in unbroken)
+
+
+def test_a_run_learns_from_recordings_what_it_learns_without(replayed, recorded_depths, tmp_path):
+    # Where places are as many as tokens alone, dropout draws the same masks: here there is none.
+    plain_encoder = copy.deepcopy(CONFIGS["bert"])
+    plain_encoder.hidden_dropout_prob = plain_encoder.attention_probs_dropout_prob = 0.0
+    replayed["model"]["backbone"] = str(save_encoder(tmp_path / "plain_encoder", plain_encoder))
+    replayed["train"] |= {"precision": "fp32", "cuda_graphs": False}
+    plain = weights(fl.train(replayed, output=tmp_path / "plain").folder)
+    assert not recorded_depths
+    replayed["train"]["cuda_graphs"] = True
+    found = weights(fl.train(replayed, output=tmp_path / "replayed").folder)
+    assert set(recorded_depths) == {1, 3}
     for name, tensor in plain.items():
         if "key.bias" not in name:  # see assert_near
-            assert (replayed[name] - tensor).norm() <= 0.01 * tensor.norm(), name
+            assert (found[name] - tensor).norm() <= 0.01 * tensor.norm(), name

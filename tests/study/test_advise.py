@@ -13,7 +13,7 @@ from frostline.plan.recipes import recipes
 from frostline.study import advise as advise_module
 from frostline.study.advise import advice_file
 from frostline.study.layers import separability
-from frostline.study.race import drawn, race_phase, race_splits
+from frostline.study.race import drawn, race_phase, race_splits, repeated
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +102,20 @@ def test_what_lies_further_apart_is_more_separable():
     assert separability(task.model_copy(update={"kind": "regression"}), noise, labels) is None
 
 
-@pytest.mark.parametrize("batch_size", [16, 64, 256])
+@pytest.mark.parametrize("batch_size", [8, 16, 64, 256])
 def test_a_race_has_enough_steps_whatever_a_batch_is(content, batch_size):
     from frostline.prepare import prepare
 
     prepared = prepare(fl.Config.build(content).with_({"train": {"batch_size": batch_size}}))
     splits = race_splits(prepared)
     assert [len(splits[name]) for name in ("train", "validation")] == [240, 60]
-    steps = race_phase(prepared, splits).epochs * -(-240 // batch_size)
-    assert 48 <= steps < 48 + 240 / batch_size + 1
+    again = repeated(prepared, splits)
+    num_rows = {8: 240, 16: 256, 64: 1024, 256: 240}[
+        batch_size
+    ]  # a batch that holds all rows holds none twice
+    assert [len(again[name]) for name in ("train", "validation")] == [num_rows, 60]
+    steps = race_phase(prepared, again).epochs * -(-num_rows // batch_size)
+    assert 48 <= steps <= 90
 
 
 def test_a_race_that_would_cost_too_much_is_not_run(tiny, toy, monkeypatch):

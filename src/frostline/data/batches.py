@@ -213,3 +213,10 @@ def cut(order: IntN, length_N: IntN, *, max_tokens: int) -> list[IntN]:
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def padded(values_TD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Rows of numbers of some texts as (B, L, D), zero where the mask is."""
+    place_T = torch.nonzero_static(mask_BL.flatten(), size=len(values_TD))[:, 0]
+    state_ND = values_TD.new_zeros(mask_BL.numel(), values_TD.shape[1])
+    return state_ND.index_copy_(0, place_T, values_TD).view(*mask_BL.shape, values_TD.shape[1])

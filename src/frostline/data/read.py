@@ -6,7 +6,6 @@ types; pyarrow parses Parquet. Knows nothing of tasks: what a cell means is the 
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -21,7 +20,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from frostline.errors import DataError, listing
+from frostline.data.separated import SEPARATORS, find_separator, read_header, separated_rows
+from frostline.errors import DataError
 
 Row = dict[str, Any]
 
@@ -30,7 +30,6 @@ _BLOCK_LENGTH = 16 * 2**20  # characters
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,8 @@ def iter_blocks(path: Path, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
         if kind == "parquet":
             yield from _parquet_blocks(path, stream, block_rows)
         else:
-            numbered = (
-                _jsonl_rows(path, stream) if kind == "jsonl" else _csv_rows(path, stream, tab=kind == "tsv")
-            )
+            lines = _decoded(path, stream)
+            numbered = _jsonl_rows(path, lines) if kind == "jsonl" else separated_rows(path, lines, kind)
             yield from in_blocks(numbered, block_rows=block_rows)
 
 
@@ -103,13 +101,22 @@ def column_names(path: Path) -> list[str]:
     kind, is_gzipped = format_of(path)
     if kind in {"csv", "tsv"}:
         with _opened(path, is_gzipped=is_gzipped) as stream:
-            return _csv_header(path, _csv_reader(path, stream, tab=kind == "tsv"))
+            return read_header(path, _decoded(path, stream), kind)
     names: dict[str, None] = {}
     for block in iter_blocks(path):
         if block.schema is not None:
             return list(block.schema.names)
         names.update(dict.fromkeys(name for row in block.rows for name in row))
     return list(names)
+
+
+def separator_of(path: Path) -> str:
+    """What divides the cells of a CSV file; of a file in another format, a comma."""
+    kind, is_gzipped = format_of(path)
+    if kind != "csv":
+        return SEPARATORS["csv"]
+    with _opened(path, is_gzipped=is_gzipped) as stream:
+        return find_separator(_decoded(path, stream), kind)
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -188,8 +195,8 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
             ) from error
 
 
-def _jsonl_rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_decoded(path, stream), 1):
+def _jsonl_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -214,51 +221,6 @@ def without_surrogates(value: Any) -> Any:
     if isinstance(value, dict):
         return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
     return value
-
-
-def _csv_rows(path: Path, stream: IO[bytes], *, tab: bool) -> Iterator[tuple[int, Row]]:
-    reader = _csv_reader(path, stream, tab=tab)
-    header = _csv_header(path, reader)
-    line = 1
-    try:
-        while True:
-            line = reader.line_num + 1
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}:{line}: {len(cells)} cells, but the header names {len(header)} columns "
-                    f"({listing(header)}). Quote cells that hold the separator or a line break."
-                )
-            yield line, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}:{line}: not valid {'TSV' if tab else 'CSV'} ({error}).") from error
-
-
-def _csv_reader(path: Path, stream: IO[bytes], *, tab: bool) -> Any:
-    csv.field_size_limit(_LONGEST_CELL)  # the module's own limit of 131,072 refuses long documents
-    return csv.reader(_decoded(path, stream), delimiter="\t" if tab else ",", strict=True)
-
-
-def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise DataError(f"{path}:1: not a valid line of columns' names ({error}).") from error
-    if not header:
-        raise DataError(f"{path}: is empty; a first line with the columns' names is needed.")
-    for index, name in enumerate(header):
-        if name in header[:index]:
-            raise DataError(f"{path}:1: two columns are called '{name}'. Rename one.")
-    other = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
-    if other is not None:
-        raise DataError(
-            f"{path}:1: the separator seems to be {other!r}: a comma is needed in .csv, a tab in .tsv."
-        )
-    return header
 
 
 def _parquet_blocks(path: Path, stream: IO[bytes], block_rows: int) -> Iterator[Block]:

@@ -3,6 +3,8 @@ scores, for which labels and logits of all rows are held.
 
 Rows keep their order and columns. A row without text keeps its place: its prediction is empty, its embedding
 NaN.
+
+Shapes: N rows, D width of an embedding, C outputs of a head.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from frostline.atomic import new_file
 from frostline.data.cells import read_text
 from frostline.data.dataset import DataSettings, text_columns
 from frostline.data.labels import Task, encode_labels, label_column
-from frostline.data.read import Block, Row, column_names, format_of, iter_blocks, schema_of
+from frostline.data.read import Block, Row, column_names, format_of, iter_blocks, schema_of, separator_of
 from frostline.data.table import Source, read_table
 from frostline.errors import DataError, did_you_mean, listing
-from frostline.inference.model import Model, decide
+from frostline.inference.model import Model, Prediction, decide
 from frostline.inference.parts import Numbers, Parts, parts_of
 from frostline.inference.write import NpyWriter, row_writer
 
@@ -68,8 +70,8 @@ def predict_file(
         for name, task in model.tasks.items():
             for row, answer, value in zip(rows, decide(task, values[name]), values[name], strict=True):
                 row[f"predicted_{name}"] = answer
-                if task.kind == "classification":
-                    row[f"probability_{name}"] = round(float(value.max()), 6)
+                if task.kind != "regression":
+                    row[f"probability_{name}"] = _probability(task, answer, value)
         return rows
 
     job = _Job(
@@ -84,14 +86,23 @@ def predict_file(
     return _transform(job, target, pa.schema(list(zip(columns, types, strict=True))))
 
 
+def _probability(task: Task, answer: Prediction, value_C: np.ndarray[Any, Any]) -> float | list[float]:
+    """Of the label that is the answer, or of each of several."""
+    if isinstance(answer, list):
+        return [round(float(value_C[task.labels.index(label)]), 6) for label in answer]
+    return round(float(value_C.max()), 6)
+
+
 def _added(task: Task) -> list[str]:
     names = [f"predicted_{task.name}"]
-    return [*names, f"probability_{task.name}"] if task.kind == "classification" else names
+    return names if task.kind == "regression" else [*names, f"probability_{task.name}"]
 
 
 def _added_types(task: Task) -> list[pa.DataType]:
-    answer = {"regression": pa.float64(), "multilabel": pa.list_(pa.string())}.get(task.kind, pa.string())
-    return [answer, pa.float64()] if task.kind == "classification" else [answer]
+    if task.kind == "regression":
+        return [pa.float64()]
+    types = [pa.string(), pa.float64()]
+    return types if task.kind == "classification" else [pa.list_(one) for one in types]
 
 
 def embed_file(
@@ -208,7 +219,7 @@ def _transform(job: _Job, target: Path, added: pa.Schema) -> FileReport:
     empty = dict.fromkeys(added.names)
     with (
         parts_of(target, job.model, kind=job.kind) as parts,
-        row_writer(target, columns=names, schema=schema) as writer,
+        row_writer(target, columns=names, separator=separator_of(job.source), schema=schema) as writer,
     ):
         for block, texts, values in job.answered(blocks, parts, report):
             answers = iter(job.rows_of(values))

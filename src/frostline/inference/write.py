@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from frostline.atomic import new_file
 from frostline.data.read import Row, format_of
+from frostline.data.separated import ALL_SEPARATORS
 
 
 class RowWriter(Protocol):
@@ -32,13 +33,14 @@ class RowWriter(Protocol):
 
 @contextmanager
 def row_writer(
-    path: Path, *, columns: Sequence[str] = (), schema: pa.Schema | None = None
+    path: Path, *, columns: Sequence[str] = (), separator: str = ",", schema: pa.Schema | None = None
 ) -> Iterator[RowWriter]:
     """A writer for the format of the name; the file takes its name when the block ends well.
 
     Args:
         path: where to; gzipped when it ends in .gz.
         columns: names of all columns, for CSV and TSV.
+        separator: of cells, for CSV.
         schema: names and types of all columns, for Parquet.
     """
     kind, is_gzipped = format_of(path)
@@ -50,7 +52,7 @@ def row_writer(
             assert schema is not None, "Parquet needs a schema"
             writer = _ParquetWriter(stream, schema)
         else:
-            writer = _CsvWriter(stream, columns, "\t" if kind == "tsv" else ",")
+            writer = _CsvWriter(stream, columns, "\t" if kind == "tsv" else separator)
         try:
             yield writer
         finally:
@@ -87,15 +89,16 @@ class _CsvWriter:
             quoting: csv.writer(self._text, delimiter=separator, lineterminator="\n", quoting=quoting)
             for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
         }
-        self._write_row(list(columns))
+        has_mark = any(mark in name for name in columns for mark in ALL_SEPARATORS)
+        self._write_row(list(columns), is_risky=has_mark)  # so that the separator can be told
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
             self._write_row([_cell(row.get(name)) for name in self._columns])
 
-    def _write_row(self, cells: list[Any]) -> None:
+    def _write_row(self, cells: list[Any], *, is_risky: bool = False) -> None:
         # A lone carriage return is left unquoted by the module before Python 3.13.
-        is_risky = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        is_risky = is_risky or any(isinstance(cell, str) and "\r" in cell for cell in cells)
         self._writers[csv.QUOTE_ALL if is_risky else csv.QUOTE_MINIMAL].writerow(cells)
 
     def close(self) -> None:

@@ -103,6 +103,11 @@ class Backbone(nn.Module):
         """L + 1."""
         return self.num_layers + 1
 
+    @property
+    def num_positions(self) -> int | None:
+        """Most tokens of a text that it can be asked for; None where it knows no bound."""
+        return _num_positions(self.transformer)
+
     def stage_modules(self, stage: int) -> Iterator[nn.Module]:
         """Modules of one stage, as freezing and dropout see them."""
         layout = self.layout
@@ -228,10 +233,13 @@ class Backbone(nn.Module):
         )
 
 
-def _checked_length(model: PreTrainedModel, max_length: int) -> int:
+def _num_positions(model: PreTrainedModel) -> int | None:
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
-        positions -= first_position(model)
+    return positions - first_position(model) if positions else None
+
+
+def _checked_length(model: PreTrainedModel, max_length: int) -> int:
+    positions = _num_positions(model)
     if positions and max_length > positions:
         raise BackboneError(
             f"model.max_length: {max_length} tokens asked, but this backbone has {positions} positions."

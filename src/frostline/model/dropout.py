@@ -3,6 +3,8 @@
 The numbers of a mask are those of three stretches of one table of random numbers, combined by exclusive or;
 where they begin is drawn from torch's generator: the same seed, the same masks, with any number of threads.
 The table is drawn by NumPy's SFC64 (Doty-Humphrey, PractRand).
+
+Shapes: N numbers of a mask.
 """
 
 from __future__ import annotations

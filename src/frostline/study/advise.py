@@ -28,7 +28,7 @@ from frostline.study.charts import duration
 from frostline.study.domain import domain_signs
 from frostline.study.layers import Matrix, probe_scores, separability, stage_scores, without_signal
 from frostline.study.promise import Course, Findings, PlanAdvice, extrapolated, promise, ranked
-from frostline.study.race import Race, drawn, race_phase, race_splits, run_race, subset
+from frostline.study.race import Race, drawn, race_phase, race_splits, repeated, run_race, subset
 from frostline.training.embed import StageMeans, stage_means
 from frostline.training.estimate import Estimator
 from frostline.training.journal import Event
@@ -218,8 +218,9 @@ def _race(
 ) -> Race | None:
     """The race, unless it takes too much of the seconds that the plans would take."""
     splits = race_splits(prepared)
-    phase = race_phase(prepared, splits)
-    sizes = {"num_texts": len(splits["train"]), "num_held": len(splits["validation"])}
+    learned = repeated(prepared, splits)
+    phase = race_phase(prepared, learned)
+    sizes = {"num_texts": len(learned["train"]), "num_held": len(splits["validation"])}
     if estimator.seconds_of(phase, **sizes) > _RACE_SHARE * plans_seconds:
         return None
     return run_race(prepared, splits, show=show)

@@ -9,7 +9,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from frostline.data.batches import Split
 from frostline.data.table import IntN
+from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.prepare import Prepared
 from frostline.training.activations import Activations
@@ -55,7 +56,18 @@ def race_splits(prepared: Prepared) -> dict[str, Split]:
     return drawn(prepared, {"train": rows, "validation": _HELD_ROWS})
 
 
-def race_phase(prepared: Prepared, splits: dict[str, Split]) -> Phase:
+def repeated(prepared: Prepared, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The same with training rows that come several times in an epoch, so that few rows, which need more
+    epochs, are not scored more often.
+    """
+    number, size = len(splits["train"]), prepared.config.train.batch_size
+    needed = math.ceil((_PHASE.min_steps or 0) / _PHASE.epochs) * size
+    if number <= size or number > needed - size:  # a batch has each row once; or there are steps enough
+        return dict(splits)
+    return {**splits, "train": subset(splits["train"], np.resize(np.arange(number), needed))}
+
+
+def race_phase(prepared: Prepared, splits: Mapping[str, Split]) -> Phase:
     """What learns in a race, with the epochs that 48 steps take."""
     return _PHASE.with_epochs_for(math.ceil(len(splits["train"]) / prepared.config.train.batch_size))
 
@@ -75,8 +87,11 @@ def run_race(prepared: Prepared, splits: dict[str, Split], *, show: Callable[[Ev
         show: called with every event as it happens.
     """
     show({"event": "part", "name": "a race with every layer awake"})
+    model = copy.deepcopy(prepared.model)
+    before = _train(prepared, model, Phase(name="heads", solver="probe"), splits, show=show)
+    splits = repeated(prepared, splits)
     phase = race_phase(prepared, splits)
-    before, after = _train(prepared, (Phase(name="heads", solver="probe"), phase), splits, show=show)
+    after = _train(prepared, model, phase, splits, show=show)
     return Race(
         before=float(before["validation"]["score"]),
         after=float(after["validation"]["score"]),
@@ -86,15 +101,20 @@ def run_race(prepared: Prepared, splits: dict[str, Split], *, show: Callable[[Ev
 
 
 def _train(
-    prepared: Prepared, phases: Sequence[Phase], splits: dict[str, Split], *, show: Callable[[Event], None]
-) -> list[dict[str, Any]]:
-    model = copy.deepcopy(prepared.model)
+    prepared: Prepared,
+    model: MultitaskModel,
+    phase: Phase,
+    splits: dict[str, Split],
+    *,
+    show: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Trains the model through a phase; returns what a report says of it."""
     settings = prepared.config.train
     with tempfile.TemporaryDirectory() as name, Journal(None, show=show) as journal:
         trainer = Trainer(
             model,
             splits,
-            phases,
+            (phase,),
             settings,
             activations=Activations(model.backbone, precision=prepared.precision, device=prepared.device),
             journal=journal,
@@ -105,7 +125,7 @@ def _train(
             ranks=Ranks(),
         )
         trainer.run()
-    return trainer.state.reports
+    return trainer.state.reports[0]
 
 
 def drawn(prepared: Prepared, most: Mapping[str, int], *, mean_tokens: int | None = None) -> dict[str, Split]:

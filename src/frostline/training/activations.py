@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from frostline.cache import exclusive, make_room
-from frostline.data.batches import Split, pad, send, sorted_batches
+from frostline.data.batches import Split, pad, padded, send, sorted_batches
 from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
@@ -151,8 +151,8 @@ class Activations:
             raise CacheError(f"{self.folder / name}: was removed while it was needed. Resume the run.")
         # Embeddings have a place of their own in memory.
         self._stores[split.name, depth] = store if is_whole else held_where_it_fits(store, device=self.device)
-        if is_whole and len(split) * self.backbone.width * 4 <= _HELD_BYTES:
-            self._held[split.name, depth] = (key, store.read(self._distinct(split).text_N).to(self.device))
+        if is_whole and self.num_texts(split) * self.backbone.width * 4 <= _HELD_BYTES:
+            self._held[split.name, depth] = (key, store.read(np.arange(len(store))).to(self.device))
 
     def _room_for(self, split: Split, depth: int) -> int:
         """How many of the different texts, longest first, fit beside the other stores of this run."""
@@ -197,13 +197,15 @@ class Activations:
     def _hold(self, split: Split, depth: int, key: str) -> Iterator[int]:
         """Computes the embeddings of a split into memory."""
         assert depth == self.backbone.num_stages, "hidden states are not held"
-        embedding_ND = torch.empty(len(split), self.backbone.width, device=self.device)
-        done = 0
-        for rows, values in embed(self.backbone, split.tokens, precision=self.precision, device=self.device):
-            embedding_ND[torch.from_numpy(rows).to(self.device)] = values
-            done += len(rows)
+        texts, done = self._distinct(split), 0
+        embedding_UD = torch.empty(len(texts.row_U), self.backbone.width, device=self.device)
+        for some, values in embed(
+            self.backbone, split.tokens, precision=self.precision, device=self.device, row_M=texts.row_U
+        ):
+            embedding_UD[torch.from_numpy(some).to(self.device)] = values
+            done += len(some)
             yield done
-        self._held[split.name, depth] = (key, embedding_ND)
+        self._held[split.name, depth] = (key, embedding_UD)
 
     def _outputs(
         self, split: Split, depth: int, rows_U: IntN, below: int, numbers: str
@@ -224,7 +226,7 @@ class Activations:
             states = batch.ids_BL
             if below:
                 values_TD = self._stores[split.name, below].read(texts)
-                states = _padded(send(values_TD, self.device).float(), batch.mask_BL)
+                states = padded(send(values_TD, self.device).float(), batch.mask_BL)
             with torch.no_grad(), self.precision.autocast(self.device):
                 states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
             return in_format(states if is_whole else states[batch.mask_BL.bool()], numbers)
@@ -246,12 +248,16 @@ class Activations:
         return self._embeddings(split, np.arange(len(split))).cpu().numpy()
 
     def _embeddings(self, split: Split, rows: IntN) -> torch.Tensor:
-        place = (split.name, self.backbone.num_stages)
+        place, texts = (split.name, self.backbone.num_stages), self._distinct(split).text_N[rows]
         if place in self._held:
-            return self._held[place][1][send(torch.from_numpy(rows), self.device)]
+            return self._held[place][1][send(torch.from_numpy(texts), self.device)]
         if place not in self._stores:
             raise CacheError(f"no embeddings of split '{split.name}' are stored.")
-        return send(self._stores[place].read(self._distinct(split).text_N[rows]), self.device)
+        return send(self._stores[place].read(texts), self.device)
+
+    def num_texts(self, split: Split) -> int:
+        """Different texts of a split."""
+        return len(self._distinct(split).row_U)
 
     def batch(self, split: Split, rows: IntN, *, depth: int) -> SuffixInput:
         """Suffix inputs of some rows.
@@ -280,19 +286,12 @@ class Activations:
         values_TD = send(store.read(texts[stored]), self.device).float()
         assert len(values_TD) == split.tokens.length_N[rows[stored]].sum(), "states of other texts"
         if stored.all():
-            return _padded(values_TD, mask_BL)
+            return padded(values_TD, mask_BL)
         inside = send(torch.from_numpy(stored), self.device)
         states = torch.zeros(*mask_BL.shape, values_TD.shape[1], device=self.device)
-        states[inside] = _padded(values_TD, mask_BL[inside])
+        states[inside] = padded(values_TD, mask_BL[inside])
         others = pad(split.tokens, rows[~stored], pad_id=self.backbone.pad_id).to(self.device)
         with torch.no_grad(), self.precision.autocast(self.device):
             computed = self._prefix.prefix(others, depth=depth).float()
         states[~inside, : computed.shape[1]] = computed
         return states
-
-
-def _padded(values_TD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-    """Rows of numbers of some texts as (B, L, D), zero where the mask is."""
-    place_T = torch.nonzero_static(mask_BL.flatten(), size=len(values_TD))[:, 0]
-    state_ND = values_TD.new_zeros(mask_BL.numel(), values_TD.shape[1])
-    return state_ND.index_copy_(0, place_T, values_TD).view(*mask_BL.shape, values_TD.shape[1])

@@ -142,7 +142,7 @@ class Trainer:
         for split in (self.splits["validation"], self.splits["train"]):
             with self.profile.part("store"):
                 for done in self.activations.fill(split, depth, via=via):
-                    about = {"split": split.name, "total": len(split), "done": done}
+                    about = {"split": split.name, "total": self.activations.num_texts(split), "done": done}
                     self.journal.show({"event": "embedding", **about})
                     self._leave_if_asked()
 

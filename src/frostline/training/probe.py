@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
+from threadpoolctl import threadpool_limits
 
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import Head
@@ -25,6 +26,9 @@ _BLIND_STRENGTH = 0.03
 # of rows is found late, when the loss has long told that the solution is too weak.
 _PATIENCE = 2
 _TOLERANCE = 1e-4  # of the mean gradient; at 1e-3 a start from the solution before moves no further
+# Up to so many numbers one thread is quicker: two of OpenBLAS take 1.5 to 15 times as long for products as
+# narrow as there are classes (docs/experiments.md).
+_SLENDER_SIZE = 2**26
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -75,19 +79,20 @@ def solve_head(
     best_score, best_strength, best_loss, since_best = -np.inf, _BLIND_STRENGTH, np.inf, 0
     best: tuple[Matrix, Matrix] | None = None
     strengths = _STRENGTHS if held.any() else (_BLIND_STRENGTH,)
-    for strength, weight_CD, bias_C in _solutions(head.task, features, train_labels[known], strengths):
-        if not held.any():
-            best = (weight_CD, bias_C)
-            break
-        logits = held_features @ weight_CD.T + bias_C
-        score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
-        loss = _loss(head, logits, held_labels[held])
-        since_best = 0 if score > best_score or loss < best_loss else since_best + 1
-        if since_best == _PATIENCE:
-            break
-        best_loss = min(best_loss, loss)
-        if score > best_score:
-            best_score, best_strength, best = score, strength, (weight_CD, bias_C)
+    with threadpool_limits(limits=1 if features.size <= _SLENDER_SIZE else None, user_api="blas"):
+        for strength, weight_CD, bias_C in _solutions(head.task, features, train_labels[known], strengths):
+            if not held.any():
+                best = (weight_CD, bias_C)
+                break
+            logits = held_features @ weight_CD.T + bias_C
+            score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
+            loss = _loss(head, logits, held_labels[held])
+            since_best = 0 if score > best_score or loss < best_loss else since_best + 1
+            if since_best == _PATIENCE:
+                break
+            best_loss = min(best_loss, loss)
+            if score > best_score:
+                best_score, best_strength, best = score, strength, (weight_CD, bias_C)
     assert best is not None, f"no solution for task {head.task.name}"
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(best[0]))
