@@ -1,6 +1,6 @@
 """Rows of CSV and TSV from their lines, by the standard library's parser, which knows the line that it is in.
 
-The first two lines tell the separator: spreadsheets of many countries write semicolons. Guesses no types.
+The first lines tell the separator: spreadsheets of many countries write semicolons. Guesses no types.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ SEPARATORS = {"csv": ",", "tsv": "\t"}
 _OTHER_SEPARATORS = (";", "\t", "|")
 ALL_SEPARATORS = (*SEPARATORS.values(), *_OTHER_SEPARATORS)
 _QUOTED = re.compile('"[^"]*"')
+_TELLING_LINES = 50
+_NEVER = "\x1f"  # of files of one column, whose commas need no quotes
 _LONGEST_CELL = 2**31 - 1
 
 
@@ -59,31 +61,35 @@ def read_header(path: Path, lines: Iterator[str], kind: str) -> list[str]:
 
 
 def find_separator(lines: Iterator[str], kind: str) -> str:
-    """What divides the names, and the next line into as many cells; if nothing does, what is usual.
+    """What divides the cells, as the first lines tell it; what is usual where they are not divided.
 
     Args:
-        lines: of the file; the first two are read.
+        lines: of the file; the first few are read.
         kind: "csv" or "tsv".
     """
-    return _separator(list(islice(lines, 2)), kind)
+    return _separator(list(islice(lines, _TELLING_LINES)), kind) or SEPARATORS[kind]
 
 
-def _separator(opening: Sequence[str], kind: str) -> str:
+def _separator(opening: Sequence[str], kind: str) -> str | None:
+    """Of the marks between the names the one that divides the most rows into as many cells; None where none
+    divides anything, as in a file of one column.
+    """
     usual = SEPARATORS[kind]
-    names, *others = (_QUOTED.sub("", line) for line in opening) if opening else [""]
+    whole = _QUOTED.sub("", "".join(opening)).partition('"')  # what is left of a quote goes on later
+    names, *rows = whole[0].splitlines() or [""]
+    rows = [row for row in (rows[:-1] if whole[1] else rows) if row.strip()]
     found = [mark for mark in dict.fromkeys((usual, *_OTHER_SEPARATORS)) if mark in names]
-    row = others[0] if others else ""
-    if not row.strip() or '"' in row:  # none, or one that goes on in the next line
-        return next(iter(found), usual)
-    agreeing = [mark for mark in found if row.count(mark) == names.count(mark)]
-    dividing = [mark for mark in found if mark in row]
-    return next(iter([*agreeing, *dividing]), usual)
+    if not rows:
+        return next(iter(found), None)
+    found = [mark for mark in found if any(mark in row for row in rows)]
+    agreeing = {mark: sum(row.count(mark) == names.count(mark) for row in rows) for mark in found}
+    return max(found, key=lambda mark: agreeing[mark], default=None)
 
 
 def _reader(lines: Iterator[str], kind: str) -> tuple[Any, str]:
     csv.field_size_limit(_LONGEST_CELL)  # the module's own limit of 131,072 refuses long documents
-    opening = list(islice(lines, 2))
-    separator = _separator(opening, kind)
+    opening = list(islice(lines, _TELLING_LINES))
+    separator = _separator(opening, kind) or _NEVER
     return csv.reader(chain(opening, lines), delimiter=separator, strict=True), separator
 
 
