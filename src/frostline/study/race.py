@@ -30,7 +30,10 @@ from frostline.training.state import State
 
 _FEWEST_ROWS, _MOST_ROWS, _HELD_ROWS = 1000, 2000, 500
 # Fewer steps only show that heads and layers have to find each other again (docs/experiments.md).
-_PHASE = Phase(name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=3, min_steps=48)
+_FEWEST_STEPS = 48
+_PHASE = Phase(
+    name="race", top_layers="all", backbone_lr=2e-4, layer_decay=0.9, epochs=3, min_steps=_FEWEST_STEPS
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def repeated(prepared: Prepared, splits: Mapping[str, Split]) -> dict[str, Split
     epochs, are not scored more often.
     """
     number, size = len(splits["train"]), prepared.config.train.batch_size
-    needed = math.ceil((_PHASE.min_steps or 0) / _PHASE.epochs) * size
+    needed = math.ceil(_FEWEST_STEPS / _PHASE.epochs) * size
     if number <= size or number > needed - size:  # a batch has each row once; or there are steps enough
         return dict(splits)
     return {**splits, "train": subset(splits["train"], np.resize(np.arange(number), needed))}
