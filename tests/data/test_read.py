@@ -224,6 +224,8 @@ def test_the_usual_separator_comes_first_and_a_quoted_one_is_none(tmp_path):
         ("a;b\n", ["a", "b"]),
         ('a;b\n1;"x\ny"\n', ["a", "b"]),
         ("text\n", ["text"]),
+        ('text\tlabel\na 5" screen\tpos, not a 7" one\n', ["text", "label"]),
+        ('text;label\n"say ""hi; you""";pos\n', ["text", "label"]),
     ],
 )
 def test_the_first_rows_have_a_say_in_the_separator(tmp_path, text, names):

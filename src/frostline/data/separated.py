@@ -16,8 +16,9 @@ from frostline.errors import DataError, listing
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 _OTHER_SEPARATORS = (";", "\t", "|")
-ALL_SEPARATORS = (*SEPARATORS.values(), *_OTHER_SEPARATORS)
-_QUOTED = re.compile('"[^"]*"')
+ALL_SEPARATORS = (SEPARATORS["csv"], *_OTHER_SEPARATORS)
+_OPENING = r'(?<![^,;\t|\r\n])"'  # elsewhere in a cell a quote is a sign like others
+_QUOTED, _UNENDED = re.compile(_OPENING + '(?:[^"]|"")*"'), re.compile(_OPENING)
 _TELLING_LINES = 50
 _NEVER = "\x1f"  # of files of one column, whose commas need no quotes
 _LONGEST_CELL = 2**31 - 1
@@ -75,9 +76,9 @@ def _separator(opening: Sequence[str], kind: str) -> str | None:
     divides anything, as in a file of one column.
     """
     usual = SEPARATORS[kind]
-    whole = _QUOTED.sub("", "".join(opening)).partition('"')  # what is left of a quote goes on later
-    names, *rows = whole[0].splitlines() or [""]
-    rows = [row for row in (rows[:-1] if whole[1] else rows) if row.strip()]
+    whole, *unended = _UNENDED.split(_QUOTED.sub("", "".join(opening)), maxsplit=1)
+    names, *rows = whole.splitlines() or [""]
+    rows = [row for row in (rows[:-1] if unended else rows) if row.strip()]
     found = [mark for mark in dict.fromkeys((usual, *_OTHER_SEPARATORS)) if mark in names]
     if not rows:
         return next(iter(found), None)
