@@ -113,10 +113,21 @@ def test_a_change_without_a_value_is_refused():
 def test_a_number_picks_an_item_of_a_list(tmp_path):
     text = "[data]\ntrain='a.csv'\n[tasks.a]\n[[plan.phases]]\nepochs=1\n"
     assert load(tmp_path, text, **{"plan.phases.0.epochs": 7}).plan.phases[0].epochs == 7
-    with pytest.raises(ConfigError, match="'3' is no table"):
+    with pytest.raises(ConfigError, match="'3' is no item of the list. There are 1"):
         load(tmp_path, text, **{"plan.phases.3.epochs": 7})
     with pytest.raises(ConfigError, match="'seed' is no table|'x' is no"):
         load(tmp_path, text, **{"train.seed": 1, "train.seed.x": 1})
+
+
+def test_a_phase_of_a_recipe_is_written_out_to_be_changed(tmp_path):
+    text = "[data]\ntrain='a.csv'\n[tasks.a]\n[plan]\nrecipe='gradual'\nbackbone_lr=5e-5\n"
+    phases = load(tmp_path, text, **{"plan.phases.1.epochs": 7}).plan.phases
+    assert [phase.name for phase in phases] == ["heads", "thaw"]
+    assert (phases[1].epochs, phases[1].backbone_lr, phases[1].top_layers) == (7, 5e-5, 2)
+    with pytest.raises(ConfigError, match="'2' is no item of the list. There are 2"):
+        load(tmp_path, text, **{"plan.phases.2.epochs": 7})
+    with pytest.raises(ConfigError, match="plan.rezept: unknown key"):
+        load(tmp_path, text, **{"plan.rezept": "heads", "plan.phases.1.epochs": 7})
 
 
 def test_a_recipe_of_the_command_line_replaces_written_phases(tmp_path):

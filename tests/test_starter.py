@@ -69,6 +69,20 @@ def test_decimals_are_measured_and_lists_may_be_spelled_in_json(tmp_path):
     assert 'not look like labels: "ticket" (one value as far as was looked).' in text
 
 
+def test_numbers_with_a_decimal_comma_are_measured_and_train(tiny, tmp_path):
+    rows = [f"ein Text mit der Nummer {i};{i // 10},{i % 10}" for i in range(60)]
+    (tmp_path / "notes.csv").write_text("\n".join(["Satz;Wert", *rows]))
+    starter = build_starter(tmp_path / "notes.csv")
+    (tmp_path / "run.toml").write_text(starter)
+    changes = {"model.backbone": str(tiny), "model.max_length": 32, "plan.recipe": "features"}
+    config = Config.load(tmp_path / "run.toml", changes=changes)
+    assert (config.tasks["Wert"].kind, config.tasks["Wert"].decimal) == ("regression", ",")
+    fl.train(config, output=tmp_path / "run")
+    task = fl.load(tmp_path / "run" / "model").tasks["Wert"]
+    assert 2 < task.target_mean < 4
+    assert task.decimal == ","
+
+
 def test_a_column_of_labels_is_no_column_of_texts(tmp_path):
     rows = [{"queue": ["billing", "legal", "sales"][i % 3], "urgency": i / 7} for i in range(60)]
     with pytest.raises(DataError, match="no column of texts; the longest, 'queue', looks like labels"):
@@ -122,6 +136,10 @@ def test_only_tables_are_splits(toy, tmp_path):
     shutil.copy(toy / "train.jsonl", tmp_path / "train.jsonl")
     (tmp_path / "test.py").write_text("print()")
     assert "test.py" not in build_starter(tmp_path)
+
+
+def test_files_that_were_found_beside_the_one_given_are_said(toy, tmp_path):
+    assert '# Found in the folder: "test.jsonl", "validation.jsonl".\n' in build_starter(toy / "train.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -20,7 +20,7 @@ from frostline.data.labels import TaskSettings, check_task_names
 from frostline.errors import ConfigError, did_you_mean
 from frostline.model.domains import ModelSettings
 from frostline.plan.phase import PlanSettings
-from frostline.plan.recipes import recipe_of
+from frostline.plan.recipes import recipe_of, resolve_phases
 from frostline.settings import Settings
 from frostline.training.settings import TrainSettings
 
@@ -187,31 +187,35 @@ def parse_change(text: str) -> tuple[str, Any]:
 
 
 def _change(content: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key; a number picks an item of a list."""
+    """Sets a dotted key; a number picks an item of a list. A phase of a recipe is written out first."""
     *parents, last = key.split(".")
+    if parents[:2] == ["plan", "phases"] and not content.get("plan", {}).get("phases"):
+        content["plan"] = {"phases": _written_out(content)}
     place: Any = content
     for part in parents:
-        place = (
-            place[int(part)]
-            if _is_item(place, part)
-            else place.setdefault(part, {})
-            if isinstance(place, dict)
-            else None
-        )
+        place = place[_item(place, part, key)] if isinstance(place, list) else place.setdefault(part, {})
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {key}: '{part}' is no table.")
     if key == "plan.recipe" and isinstance(place, dict):
         place.pop("phases", None)
-    if _is_item(place, last):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise ConfigError(f"--set {key}: '{last}' is no item of the list.")
+    place[_item(place, last, key) if isinstance(place, list) else last] = value
 
 
-def _is_item(place: Any, part: str) -> bool:
-    return isinstance(place, list) and part.isdigit() and int(part) < len(place)
+def _written_out(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The phases of the recipe that a run's file names."""
+    try:
+        settings = PlanSettings.model_validate(content.get("plan", {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(explanations(error, within=("plan",)))) from error
+    phases = resolve_phases(settings, tasks=content.get("tasks", {}))
+    return [_with_lists(phase.model_dump(exclude_none=True)) for phase in phases]
+
+
+def _item(place: Sequence[Any], part: str, key: str) -> int:
+    """The item of a list that a part of a key picks."""
+    if not part.isdecimal() or int(part) >= len(place):
+        raise ConfigError(f"--set {key}: '{part}' is no item of the list. There are {len(place)}, from 0 on.")
+    return int(part)
 
 
 def explanations(error: ValidationError, *, within: tuple[str, ...] = ()) -> list[str]:

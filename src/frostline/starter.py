@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import unicodedata
 from collections.abc import Collection
 from itertools import count
@@ -12,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from frostline.data.cells import is_missing, json_list, label_name
+from frostline.data.cells import is_missing, json_list, label_name, read_number
 from frostline.data.read import Row, format_of, iter_blocks
 from frostline.errors import DataError
 
@@ -62,6 +61,8 @@ def build_starter(data: Path) -> str:
         "plan": {"recipe": "top-layers"},
     }
     said = "# frostline plan FILE shows what will happen; frostline train FILE does it.\n"
+    if beside := [json.dumps(path.name, ensure_ascii=False) for path in files.values() if path != data]:
+        said += f"# Found in the folder: {', '.join(beside)}.\n"
     if left := [_quoted(name, columns[name]) for name, kind in kinds.items() if kind is None]:
         said += f"# Columns that do not look like labels: {', '.join(left)}.\n"
     return f"{said}\n{tomli_w.dumps(content)}"
@@ -135,20 +136,22 @@ def _kind(cells: list[Any]) -> Row | None:
         parts = {part.strip() for name in distinct for part in name.split(separator)}
         if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
             return {"kind": "multilabel", "separator": separator}
-    given = [_as_number(cell) for cell in cells]
-    numbers = [number for number in given if number is not None and math.isfinite(number)]
+    decimal = "," if any(isinstance(cell, str) and "," in cell for cell in cells) else "."
+    numbers = [number for cell in cells if (number := _as_number(cell, decimal)) is not None]
     is_measured = len(numbers) == len(cells) and not all(number.is_integer() for number in numbers)
-    are_words = all(number is None for number in given)
+    are_words = not numbers
     most = max(_MOST_LABELS, len(cells) // _ROWS_OF_A_WORD if are_words else 0)
     is_few = 2 <= len(distinct) <= min(most, max(2, len(cells) // 3))
     if is_few and not (is_measured and len(distinct) > _MOST_LEVELS):
         return {}
-    return {"kind": "regression"} if is_measured else None
+    if not is_measured:
+        return None
+    return {"kind": "regression"} | ({"decimal": decimal} if decimal == "," else {})
 
 
-def _as_number(cell: Any) -> float | None:
+def _as_number(cell: Any, decimal: str) -> float | None:
     try:
-        return float(cell)
+        return float(cell) if isinstance(cell, bool) else read_number(cell, decimal=decimal)
     except ValueError:
         return None
 

@@ -21,6 +21,12 @@ def test_labels_are_sorted_names_and_missing_cells_are_minus_100():
     assert encoded(["b", "a", "", None, float("nan"), "b"]) == [1, 0, -100, -100, -100, 1]
 
 
+def test_a_decimal_comma_is_read_where_it_is_said():
+    told = TaskSettings(kind="regression", decimal=",")
+    table = table_of(["1,5", "-0,25", "3", 2.5, " ", None], told)
+    assert table.columns["t"].to_pylist() == [1.5, -0.25, 3.0, 2.5, None, None]
+
+
 def test_numbers_and_booleans_are_names_sorted_by_value():
     told = TaskSettings()
     table = table_of([10, 9, 10], told)
@@ -69,6 +75,9 @@ def test_balanced_weights_are_inverse_frequencies():
         ([["a"], ["b"]], {}, "a label is needed, list arrived"),
         (["x", "y"], {"kind": "regression"}, "data.train:1: column 't': 'x' is not a number"),
         ([1, float("inf")], {"kind": "regression"}, "a finite number is needed"),
+        (["1,5"], {"kind": "regression"}, "'1,5' is not a number; for a decimal comma set decimal = \",\""),
+        (["1.234,5"], {"kind": "regression", "decimal": ","}, r"'1.234,5' is not a number\."),
+        (["1.5"], {"kind": "regression", "decimal": ","}, r"'1.5' is not a number\."),
         (["a,b"], {"kind": "multilabel"}, "give a list, or set the task's separator"),
         ([[{}]], {"kind": "multilabel"}, "a list of labels is needed"),
         (
@@ -96,6 +105,7 @@ def test_class_weights_must_name_labels():
         ({"kind": "regression", "labels": ["a", "b"]}, "a regression has no labels"),
         ({"kind": "multilabel", "label_smoothing": 0.1}, "label_smoothing is for"),
         ({"separator": ","}, "separator is for kind 'multilabel'"),
+        ({"decimal": ","}, "decimal is for kind 'regression'"),
         ({"class_weights": {"a": -1.0}}, "a weight must be above 0"),
     ],
 )

@@ -74,22 +74,27 @@ def label_name(cell: str | float | bool) -> str:
     return str(int(cell)) if isinstance(cell, int) or cell.is_integer() else str(cell)
 
 
-def read_number(cell: Any) -> float | None:
-    """A finite number, also one written as text."""
+def read_number(cell: Any, *, decimal: str = ".") -> float | None:
+    """A finite number, also one written as text with a point or comma before its decimals."""
     if is_missing(cell):
         return None
     if isinstance(cell, bool) or not isinstance(cell, int | float | str):
         raise ValueError(f"a number is needed, {type(cell).__name__} arrived ({cell!r:.40})")
     try:
-        number = float(cell)
+        number = float(_with_point(cell) if decimal == "," and isinstance(cell, str) else cell)
     except (ValueError, OverflowError):
-        hint = "; write decimals with a point" if "," in str(cell) else ""
+        hint = '; for a decimal comma set decimal = ","' if "," in str(cell) and decimal == "." else ""
         raise ValueError(f"'{cell!s:.40}' is not a number{hint}") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
         raise ValueError("a finite number is needed, infinity arrived")
     return number
+
+
+def _with_point(cell: str) -> str:
+    """A number's text with a point for its comma; one that has a point already is not what it seems."""
+    return "" if "." in cell else cell.replace(",", ".")
 
 
 def read_names(cell: Any, separator: str | None) -> list[str] | None:

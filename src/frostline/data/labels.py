@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -39,6 +40,8 @@ class TaskSettings(Settings):
     """The label names in order; left out: those of the training rows, sorted."""
     separator: str | None = Field(default=None, min_length=1)
     """Multilabel: what separates the names in a cell of text."""
+    decimal: Literal[".", ","] = "."
+    """Regression: what stands before the decimals of a number in a cell of text."""
     weight: float = Field(default=1.0, gt=0)
     """Factor of this task's loss in the sum."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
@@ -61,6 +64,8 @@ class TaskSettings(Settings):
             raise ValueError("label_smoothing is for kind 'classification'")
         if self.separator and self.kind != "multilabel":
             raise ValueError("separator is for kind 'multilabel'")
+        if self.decimal != "." and self.kind != "regression":
+            raise ValueError("decimal is for kind 'regression'")
         if self.frozen and not self.head_from:
             raise ValueError("frozen: a head that never learns has to come from somewhere; say head_from")
         if isinstance(self.class_weights, dict) and any(w <= 0 for w in self.class_weights.values()):
@@ -85,6 +90,7 @@ class Task(Settings):
     kind: Kind
     labels: tuple[str, ...] = ()
     separator: str | None = None
+    decimal: Literal[".", ","] = "."
     weight: float = 1.0
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
@@ -123,7 +129,7 @@ def label_column(name: str, settings: TaskSettings | Task) -> Column:
     """How the label column of a task is read."""
     column = settings.column or name
     if settings.kind == "regression":
-        return Column(column, lambda: read_number, pa.float64())
+        return Column(column, lambda: partial(read_number, decimal=settings.decimal), pa.float64())
     if settings.kind == "multilabel":
         return Column(
             column, lambda: lambda cell: read_names(cell, settings.separator), pa.list_(pa.string())
@@ -148,7 +154,7 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
     kind = given.kind if given else settings.kind
     counts = _counts(kind, cells)
     if given:
-        own = {key: getattr(settings, key) for key in ("separator", "weight", "label_smoothing")}
+        own = {key: getattr(settings, key) for key in ("separator", "decimal", "weight", "label_smoothing")}
         weights = _class_weights(name, settings, given.labels, counts, len(cells))
         return given.model_copy(update={"name": name, "column": column, "class_weights": weights, **own})
     if not len(cells):
@@ -158,6 +164,7 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
         column=column,
         kind=settings.kind,
         separator=settings.separator,
+        decimal=settings.decimal,
         weight=settings.weight,
         label_smoothing=settings.label_smoothing,
     )

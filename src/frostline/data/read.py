@@ -6,6 +6,7 @@ types; pyarrow parses Parquet. Knows nothing of tasks: what a cell means is the 
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -191,8 +192,14 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}:{number}: byte {line[error.start]:#04x} is not UTF-8 (at byte {error.start + 1} of "
-                "the line). Save the file as UTF-8."
+                "the line). Save the file as UTF-8, or: "
+                f"iconv -f {_likely_encoding(line)} -t UTF-8 FILE > NEW"
             ) from error
+
+
+def _likely_encoding(line: bytes) -> str:
+    """What else than UTF-8 programs of today write, by a line that is no UTF-8."""
+    return "UTF-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"
 
 
 def _jsonl_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
