@@ -50,11 +50,31 @@ def test_sorted_batches_waste_little():
     assert padded(sorted_batches(LENGTHS, max_tokens=512)) / LENGTHS.sum() < 1.05
 
 
-def test_a_text_longer_than_the_budget_is_a_batch_of_its_own():
-    assert [b.tolist() for b in sorted_batches(np.array([5, 99, 4]), max_tokens=10)] == [[1], [0, 2]]
+def test_packed_batches_are_filled_to_the_last_token_but_one():
+    batches = sorted_batches(LENGTHS, max_tokens=512, is_packed=True)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(LENGTHS)))
+    tokens = [int(LENGTHS[rows].sum()) for rows in batches]
+    assert max(tokens) <= 511
+    assert np.mean(tokens[:-1]) > 510
+    assert all((np.diff(LENGTHS[rows]) <= 0).all() for rows in batches)
+    firsts = [LENGTHS[rows[0]] for rows in batches]
+    assert firsts == sorted(firsts, reverse=True)
+
+
+def test_a_long_text_is_not_packed_with_so_many_that_attention_would_compute_padding_alone():
+    batches = sorted_batches(np.array([300, *[5] * 200]), max_tokens=512, is_packed=True)
+    assert [len(rows) for rows in batches] == [2, 102, 97]
+    assert batches[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_text_longer_than_the_budget_is_a_batch_of_its_own(is_packed):
+    batches = sorted_batches(np.array([5, 99, 4]), max_tokens=10, is_packed=is_packed)
+    assert [rows.tolist() for rows in batches] == [[1], [0, 2]]
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_text_and_one_text_are_fine(number):
     assert len(sorted_batches(LENGTHS[:number], max_tokens=64)) == number
+    assert len(sorted_batches(LENGTHS[:number], max_tokens=64, is_packed=True)) == number
     assert len(tokenize(build_tokenizer(), ["a"] * number, max_length=8)) == number

@@ -23,6 +23,7 @@ from frostline.data.table import IntN
 
 _TOKENIZE_TEXTS = 4096
 _POOL_BATCHES = 50
+_MOST_PADDED = 1.25  # of the budget: attention goes by text, and its cost by the longest
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,42 @@ def pad(tokens: Tokens, rows: Sequence[int] | IntN, *, pad_id: int) -> TokenBatc
     return TokenBatch(torch.from_numpy(ids_BL), torch.from_numpy(mask_BL.astype(np.int64)))
 
 
-def sorted_batches(length_N: IntN, *, max_tokens: int) -> list[IntN]:
-    """Batches of all texts, longest first, each of at most `max_tokens` padded tokens.
+def sorted_batches(length_N: IntN, *, max_tokens: int, is_packed: bool = False) -> list[IntN]:
+    """Batches of all texts, each of at most `max_tokens` tokens, the longest text first.
 
     A text longer than the budget is a batch of its own.
+
+    Args:
+        length_N: tokens of each text.
+        max_tokens: of a batch, padding included.
+        is_packed: whether the texts are computed one after the other, without padding. It then counts as a
+            quarter of what it is, and shorter texts fill a batch up to the last token but one.
     """
+    if is_packed:
+        return _filled(length_N, max_tokens=max_tokens)
     return cut(np.argsort(-length_N, kind="stable"), length_N, max_tokens=max_tokens)
+
+
+def _filled(length_N: IntN, *, max_tokens: int) -> list[IntN]:
+    """Batches of the longest texts that are left and that there is room for."""
+    order = np.argsort(-length_N, kind="stable")
+    lengths, counts = np.unique(length_N, return_counts=True)
+    length_K, left_K = np.maximum(lengths[::-1], 1).tolist(), counts[::-1].tolist()
+    end_K = np.cumsum(left_K).tolist()
+    batches = []
+    for longest, length in enumerate(length_K):
+        while left_K[longest]:
+            rows = []
+            room, places = max(max_tokens - 1, length), max(1, int(_MOST_PADDED * max_tokens) // length)
+            for k in range(longest, len(length_K)):
+                number = min(left_K[k], room // length_K[k], places)
+                if number:
+                    first = end_K[k] - left_K[k]
+                    rows.append(order[first : first + number])
+                    left_K[k] -= number
+                    room, places = room - number * length_K[k], places - number
+            batches.append(np.concatenate(rows))
+    return batches
 
 
 def epoch_batches(length_N: IntN, *, size: int, seed: int, epoch: int) -> list[IntN]:

@@ -153,21 +153,13 @@ def resolve_task(name: str, settings: TaskSettings, table: Table, *, given: Task
     cells = table.columns[column].drop_null()
     kind = given.kind if given else settings.kind
     counts = _counts(kind, cells)
+    own = {key: getattr(settings, key) for key in ("separator", "decimal", "weight", "label_smoothing")}
     if given:
-        own = {key: getattr(settings, key) for key in ("separator", "decimal", "weight", "label_smoothing")}
         weights = _class_weights(name, settings, given.labels, counts, len(cells))
         return given.model_copy(update={"name": name, "column": column, "class_weights": weights, **own})
     if not len(cells):
         raise DataError(f"tasks.{name}: column '{column}' has no label in any of {len(table)} training rows.")
-    task = Task(
-        name=name,
-        column=column,
-        kind=settings.kind,
-        separator=settings.separator,
-        decimal=settings.decimal,
-        weight=settings.weight,
-        label_smoothing=settings.label_smoothing,
-    )
+    task = Task(name=name, column=column, kind=settings.kind, **own)
     if settings.kind == "regression":
         return task.model_copy(update=_target_statistics(name, cells.to_numpy()))
     labels = settings.labels or tuple(sorted(counts, key=_natural))

@@ -6,6 +6,7 @@ Shapes: N texts, C labels, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from frostline.data.batches import Tokens, pad, sorted_batches, tokenize
+from frostline.data.batches import Tokens, pad, tokenize
 from frostline.data.labels import Task
 from frostline.data.read import without_surrogates
 from frostline.data.table import IntN
@@ -23,13 +24,14 @@ from frostline.model.device import (
     Precision,
     choose_device,
     choose_precision,
-    forward_tokens,
+    keeping_freed_memory,
     map_batches,
 )
 from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 from frostline.settings import AskedFormat
 
+_FEW_BATCHES = 8  # to give memory back afterwards takes as long as a batch
 Prediction = str | list[str] | float
 
 
@@ -137,14 +139,15 @@ class Model:
 
     def _map(self, module: nn.Module, tokens: Tokens) -> Iterator[tuple[IntN, Any]]:
         """Yields rows and what a module makes of their padded tokens, for every text, longest first."""
-        pad_id = self.network.backbone.pad_id
+        backbone = self.network.backbone
 
         def forward(rows: IntN) -> Any:
             with torch.inference_mode():
-                return module(pad(tokens, rows, pad_id=pad_id).to(self.device))
+                return module(pad(tokens, rows, pad_id=backbone.pad_id).to(self.device))
 
-        batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(self.device))
-        return map_batches(forward, batches, device=self.device)
+        batches = backbone.batches(tokens.length_N, device=self.device, precision=self.precision)
+        with keeping_freed_memory() if len(batches) > _FEW_BATCHES else nullcontext():
+            yield from map_batches(forward, batches, device=self.device)
 
 
 def load(folder: str | Path, *, precision: AskedFormat = "auto", device: str = "auto") -> Model:

@@ -19,10 +19,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from frostline.data.batches import TokenBatch
+from frostline.data.batches import TokenBatch, sorted_batches
+from frostline.data.table import IntN
 from frostline.errors import BackboneError
 from frostline.model.architectures import Layout, counts_from_padding, first_position, layout_of
 from frostline.model.cpu import replace_slow_parts
+from frostline.model.device import Precision, forward_tokens
 from frostline.model.fused import fuse
 from frostline.model.packing import Packing, can_pack
 from frostline.model.views import build_view, has_module, is_under
@@ -107,6 +109,12 @@ class Backbone(nn.Module):
     def num_positions(self) -> int | None:
         """Most tokens of a text that it can be asked for; None where it knows no bound."""
         return _num_positions(self.transformer)
+
+    def batches(self, length_N: IntN, *, device: torch.device, precision: Precision) -> list[IntN]:
+        """Texts of so many tokens in batches for a pass without a gradient, the longest first."""
+        with torch.no_grad(), precision.autocast(device):
+            is_packed = self.layout.packs and can_pack(self.transformer, device=device)
+        return sorted_batches(length_N, max_tokens=forward_tokens(device), is_packed=is_packed)
 
     def stage_modules(self, stage: int) -> Iterator[nn.Module]:
         """Modules of one stage, as freezing and dropout see them."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 # What torch's own compiler makes of such pairs on a CPU.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_PROJECTIONS = ("query", "key", "value"), ("q_lin", "k_lin", "v_lin")
 _HAS_BF16: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
 
 
@@ -30,8 +31,9 @@ def can_fuse() -> bool:
 
 
 def fuse(model: nn.Module) -> None:
-    """Gives feed-forward and output modules of BERT's family a `forward` that may take the fused operators,
-    and attention modules a hook that converts what they are given once.
+    """Gives feed-forward and output modules of BERT's family, and what makes queries, keys and values, a
+    `forward` that may take the fused operators, and attention modules a hook that converts what they are
+    given once.
 
     Modules are known by the names and kinds of their children, which these families share. Parameters, names
     and modes stay; passes in float32 or on other devices stay to the bit, and those with a gradient but for
@@ -47,9 +49,18 @@ def fuse(model: nn.Module) -> None:
             module.forward = partial(_add, module)
         elif names == {"dropout", "lin1", "lin2", "activation"} and _is_gelu(module.activation):
             module.ff_chunk = partial(_feed, module)
-        is_attention = names >= {"query", "key", "value"} or names >= {"q_lin", "k_lin", "v_lin"}
-        if is_attention and _convert not in module._forward_pre_hooks.values():  # a copy brings its own
-            module.register_forward_pre_hook(_convert)
+        for projections in (three for three in _PROJECTIONS if names.issuperset(three)):
+            for linear in map(module.get_submodule, projections):
+                linear.forward = partial(_project, linear)
+            if _convert not in module._forward_pre_hooks.values():  # a copy brings its own
+                module.register_forward_pre_hook(_convert)
+
+
+def _project(linear: Any, input: torch.Tensor) -> torch.Tensor:
+    """(B, L, D) from the same; the operator adds the bias, which torch copies to every row first."""
+    if not _is_fast(linear, input):
+        return F.linear(input, linear.weight, linear.bias)
+    return cast(torch.Tensor, _LINEAR(input.bfloat16(), *_bf16(linear), "none", [], ""))
 
 
 def _widen(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:

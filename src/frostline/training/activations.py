@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from frostline.cache import exclusive, make_room
-from frostline.data.batches import Split, pad, padded, send, sorted_batches
+from frostline.data.batches import Split, pad, padded, send
 from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
@@ -31,7 +31,7 @@ from frostline.training.held import HeldStore, held_where_it_fits
 from frostline.training.ranks import Ranks
 from frostline.training.store import DTYPES, KEYS, Store, StoreWriter, in_format, open_store
 
-_CODE = 5  # raised when the same weights and tokens would give other values
+_CODE = 6  # raised when the same weights and tokens would give other values
 _HELD_BYTES = 256 * 2**20
 
 
@@ -231,7 +231,8 @@ class Activations:
                 states = self._prefix.between(states, batch.mask_BL, start=below, stop=depth)
             return in_format(states if is_whole else states[batch.mask_BL.bool()], numbers)
 
-        batches = sorted_batches(tokens.length_N[rows_U], max_tokens=forward_tokens(self.device))
+        lengths = tokens.length_N[rows_U]
+        batches = self._prefix.batches(lengths, device=self.device, precision=self.precision)
         yield from map_batches(forward, batches, device=self.device)
 
     def _distinct(self, split: Split) -> DistinctTexts:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.data.batches import Tokens, pad, sorted_batches
+from frostline.data.batches import Tokens, pad
 from frostline.data.table import IntN
 from frostline.model.backbone import Backbone
-from frostline.model.device import Precision, forward_tokens, map_batches
+from frostline.model.device import Precision, map_batches
 
 
 def embed(
@@ -48,7 +48,7 @@ def embed(
             embedding_BD: torch.Tensor = runner(pad(tokens, row_M[texts], pad_id=backbone.pad_id).to(device))
             return embedding_BD
 
-    batches = sorted_batches(tokens.length_N[row_M], max_tokens=forward_tokens(device))
+    batches = runner.batches(tokens.length_N[row_M], device=device, precision=precision)
     yield from map_batches(forward, batches, device=device)
 
 
@@ -84,7 +84,7 @@ def stage_means(
                 found.append((states.float() * mask_BL1).sum(1) / mask_BL1.sum(1))
             return torch.stack(found, dim=1), backbone.pool(states, batch.mask_BL)
 
-    batches = sorted_batches(tokens.length_N, max_tokens=forward_tokens(device))
+    batches = backbone.batches(tokens.length_N, device=device, precision=precision)
     for rows, (means, embeddings) in map_batches(forward, batches, device=device):
         means_NSD[rows], embedding_ND[rows] = means.cpu().numpy(), embeddings.cpu().numpy()
     return StageMeans(means_NSD, embedding_ND)

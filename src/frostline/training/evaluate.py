@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from frostline.data.batches import Split, sorted_batches
+from frostline.data.batches import Split
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.data.table import IntN
-from frostline.model.device import forward_tokens, map_batches
+from frostline.model.device import map_batches
 from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations
@@ -57,7 +57,9 @@ def predict_logits(
     logits = {
         name: np.zeros((len(split), task.num_outputs), dtype=np.float32) for name, task in model.tasks.items()
     }
-    batches = sorted_batches(split.tokens.length_N, max_tokens=forward_tokens(activations.device))
+    batches = model.backbone.batches(
+        split.tokens.length_N, device=activations.device, precision=activations.precision
+    )
     batches = batches[ranks.rank :: ranks.size]
     for rows, values in map_batches(forward, batches, device=activations.device):
         for name, logits_BC in values.items():
