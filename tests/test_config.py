@@ -128,6 +128,27 @@ def test_a_phase_of_a_recipe_is_written_out_to_be_changed(tmp_path):
         load(tmp_path, text, **{"plan.phases.2.epochs": 7})
     with pytest.raises(ConfigError, match="plan.rezept: unknown key"):
         load(tmp_path, text, **{"plan.rezept": "heads", "plan.phases.1.epochs": 7})
+    phases = load(tmp_path, text, **{"plan.phases.1.epochs": 7, "plan.recipe": "top-layers"}).plan.phases
+    assert (phases[1].name, phases[1].epochs) == ("top layers", 7)
+    config = load(tmp_path, text)
+    changed = config.with_({"plan.phases.1.head_lr": 1e-2, "plan.phases.1.epochs": 2}).plan.phases[1]
+    assert (changed.head_lr, changed.epochs, changed.min_steps) == (1e-2, 2, None)
+    assert config.with_({"plan.phases.1.head_lr": 1e-2}).plan.phases[1].min_steps == 128
+
+
+@pytest.mark.parametrize("plan", ["'heads'", "[]", "{ phases = 3 }"])
+def test_a_plan_of_another_type_is_refused_when_a_phase_is_changed(plan, tmp_path):
+    text = f"plan = {plan}\n[data]\ntrain='a.csv'\n[tasks.a]\n"
+    with pytest.raises(ConfigError, match="plan"):
+        load(tmp_path, text, **{"plan.phases.0.epochs": 7})
+
+
+def test_a_recipe_that_needs_a_frozen_head_is_written_out_with_it(tmp_path):
+    text = (
+        "[data]\ntrain='a.csv'\n[tasks.a]\n[tasks.b]\nfrozen=true\nhead_from='x'\n[plan]\nrecipe='one-head'\n"
+    )
+    phases = load(tmp_path, text, **{"plan.phases.1.epochs": 7}).plan.phases
+    assert phases[-1].frozen_heads == ("b",)
 
 
 def test_a_recipe_of_the_command_line_replaces_written_phases(tmp_path):

@@ -83,6 +83,16 @@ def test_numbers_with_a_decimal_comma_are_measured_and_train(tiny, tmp_path):
     assert task.decimal == ","
 
 
+def test_commas_that_may_divide_thousands_and_single_odd_cells_tell_no_decimal_comma(tmp_path):
+    rows = [
+        {"text": f"t {i}", "mood": "ab"[i % 2], "price": f"{1 + i % 9},{100 + i}", "share": f"0.{i % 60:02}"}
+        for i in range(300)
+    ]
+    rows[7]["share"] = "unknown, ask"
+    (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
+    assert set(Config.load(tmp_path / "run.toml").tasks) == {"mood"}
+
+
 def test_a_column_of_labels_is_no_column_of_texts(tmp_path):
     rows = [{"queue": ["billing", "legal", "sales"][i % 3], "urgency": i / 7} for i in range(60)]
     with pytest.raises(DataError, match="no column of texts; the longest, 'queue', looks like labels"):
@@ -140,6 +150,7 @@ def test_only_tables_are_splits(toy, tmp_path):
 
 def test_files_that_were_found_beside_the_one_given_are_said(toy, tmp_path):
     assert '# Found in the folder: "test.jsonl", "validation.jsonl".\n' in build_starter(toy / "train.jsonl")
+    assert "Found in the folder" not in build_starter(toy / "test.jsonl")
 
 
 @pytest.mark.parametrize(

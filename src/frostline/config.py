@@ -79,8 +79,7 @@ class Config(Settings):
             is_data = any(ending in _DATA_ENDINGS for ending in place.suffixes)
             hint = f" Is it data? Write a file for it: frostline init {place}" if is_data else ""
             raise ConfigError(f"{place}: not valid TOML ({error}).{hint}") from error
-        for key, value in (changes or {}).items():
-            _change(content, key, value)
+        _change(content, changes or {})
         return cls.build(content).located(place.parent)
 
     @classmethod
@@ -102,8 +101,7 @@ class Config(Settings):
     def with_(self, changes: Mapping[str, Any]) -> Self:
         """A copy with dotted keys changed, such as {"train.seed": 1}."""
         content = self.content()
-        for key, value in changes.items():
-            _change(content, key, value)
+        _change(content, changes)
         return type(self).build(content)
 
     def content(self) -> dict[str, Any]:
@@ -186,11 +184,18 @@ def parse_change(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _change(content: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key; a number picks an item of a list. A phase of a recipe is written out first."""
+def _change(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Sets dotted keys, those of single phases last: a recipe is written out for them."""
+    of_phases = [key for key in changes if key.startswith("plan.phases.")]
+    for key in [*(key for key in changes if key not in of_phases), *of_phases]:
+        if key == next(iter(of_phases), None):
+            _write_out(content, of_phases)
+        _set(content, key, changes[key])
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key; a number picks an item of a list."""
     *parents, last = key.split(".")
-    if parents[:2] == ["plan", "phases"] and not content.get("plan", {}).get("phases"):
-        content["plan"] = {"phases": _written_out(content)}
     place: Any = content
     for part in parents:
         place = place[_item(place, part, key)] if isinstance(place, list) else place.setdefault(part, {})
@@ -201,14 +206,24 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
     place[_item(place, last, key) if isinstance(place, list) else last] = value
 
 
-def _written_out(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The phases of the recipe that a run's file names."""
+def _write_out(content: dict[str, Any], keys: Sequence[str]) -> None:
+    """Puts the phases of a recipe in place of its name, for keys that change one of them; who asks for a
+    number of epochs gets that number.
+    """
+    plan, tasks = content.get("plan", {}), content.get("tasks")
+    if not isinstance(plan, dict) or not isinstance(tasks, dict) or plan.get("phases"):
+        return
     try:
-        settings = PlanSettings.model_validate(content.get("plan", {}))
+        settings = PlanSettings.model_validate(plan)
     except ValidationError as error:
         raise ConfigError("\n".join(explanations(error, within=("plan",)))) from error
-    phases = resolve_phases(settings, tasks=content.get("tasks", {}))
-    return [_with_lists(phase.model_dump(exclude_none=True)) for phase in phases]
+    frozen = [name for name, task in tasks.items() if isinstance(task, dict) and task.get("frozen")]
+    phases = resolve_phases(settings, tasks=tasks, frozen=frozen)
+    written = [_with_lists(phase.model_dump(exclude_none=True)) for phase in phases]
+    for index, phase in enumerate(written):
+        if f"plan.phases.{index}.epochs" in keys:
+            phase.pop("min_steps", None)
+    content["plan"] = {"phases": written}
 
 
 def _item(place: Sequence[Any], part: str, key: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Collection
 from itertools import count
@@ -21,6 +22,7 @@ _MOST_LEVELS = 12  # decimals with more values are measured, not chosen
 _TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
 _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
 _SEPARATORS = (";", "|")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -136,8 +138,7 @@ def _kind(cells: list[Any]) -> Row | None:
         parts = {part.strip() for name in distinct for part in name.split(separator)}
         if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
             return {"kind": "multilabel", "separator": separator}
-    decimal = "," if any(isinstance(cell, str) and "," in cell for cell in cells) else "."
-    numbers = [number for cell in cells if (number := _as_number(cell, decimal)) is not None]
+    decimal, numbers = _numbers(cells)
     is_measured = len(numbers) == len(cells) and not all(number.is_integer() for number in numbers)
     are_words = not numbers
     most = max(_MOST_LABELS, len(cells) // _ROWS_OF_A_WORD if are_words else 0)
@@ -147,6 +148,19 @@ def _kind(cells: list[Any]) -> Row | None:
     if not is_measured:
         return None
     return {"kind": "regression"} | ({"decimal": decimal} if decimal == "," else {})
+
+
+def _numbers(cells: list[Any]) -> tuple[str, list[float]]:
+    """The decimal mark by which more cells are numbers, and these. Commas before three digits each may divide
+    thousands, and tell nothing.
+    """
+    found = {
+        mark: [number for cell in cells if (number := _as_number(cell, mark)) is not None] for mark in ".,"
+    }
+    commas = [cell for cell in cells if isinstance(cell, str) and "," in cell]
+    is_told = not all(_THOUSANDS.fullmatch(cell.strip()) for cell in commas)
+    decimal = "," if is_told and len(found[","]) > len(found["."]) else "."
+    return decimal, found[decimal]
 
 
 def _as_number(cell: Any, decimal: str) -> float | None:

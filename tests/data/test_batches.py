@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from conftest import build_tokenizer
-from frostline.data.batches import cut, epoch_batches, pad, sorted_batches, tokenize
+from frostline.data.batches import cut, epoch_batches, filled_batches, pad, sorted_batches, tokenize
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=2000)
 
@@ -50,8 +50,8 @@ def test_sorted_batches_waste_little():
     assert padded(sorted_batches(LENGTHS, max_tokens=512)) / LENGTHS.sum() < 1.05
 
 
-def test_packed_batches_are_filled_to_the_last_token_but_one():
-    batches = sorted_batches(LENGTHS, max_tokens=512, is_packed=True)
+def test_batches_without_padding_are_filled_to_the_last_token_but_one():
+    batches = filled_batches(LENGTHS, max_tokens=512)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(LENGTHS)))
     tokens = [int(LENGTHS[rows].sum()) for rows in batches]
     assert max(tokens) <= 511
@@ -61,20 +61,20 @@ def test_packed_batches_are_filled_to_the_last_token_but_one():
     assert firsts == sorted(firsts, reverse=True)
 
 
-def test_a_long_text_is_not_packed_with_so_many_that_attention_would_compute_padding_alone():
-    batches = sorted_batches(np.array([300, *[5] * 200]), max_tokens=512, is_packed=True)
+def test_a_long_text_is_not_put_beside_so_many_that_attention_would_compute_padding_alone():
+    batches = filled_batches(np.array([300, *[5] * 200]), max_tokens=512)
     assert [len(rows) for rows in batches] == [2, 102, 97]
     assert batches[0].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_a_text_longer_than_the_budget_is_a_batch_of_its_own(is_packed):
-    batches = sorted_batches(np.array([5, 99, 4]), max_tokens=10, is_packed=is_packed)
+@pytest.mark.parametrize("cut_up", [sorted_batches, filled_batches])
+def test_a_text_longer_than_the_budget_is_a_batch_of_its_own(cut_up):
+    batches = cut_up(np.array([5, 99, 4]), max_tokens=10)
     assert [rows.tolist() for rows in batches] == [[1], [0, 2]]
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_text_and_one_text_are_fine(number):
     assert len(sorted_batches(LENGTHS[:number], max_tokens=64)) == number
-    assert len(sorted_batches(LENGTHS[:number], max_tokens=64, is_packed=True)) == number
+    assert len(filled_batches(LENGTHS[:number], max_tokens=64)) == number
     assert len(tokenize(build_tokenizer(), ["a"] * number, max_length=8)) == number

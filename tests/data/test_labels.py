@@ -75,9 +75,14 @@ def test_balanced_weights_are_inverse_frequencies():
         ([["a"], ["b"]], {}, "a label is needed, list arrived"),
         (["x", "y"], {"kind": "regression"}, "data.train:1: column 't': 'x' is not a number"),
         ([1, float("inf")], {"kind": "regression"}, "a finite number is needed"),
-        (["1,5"], {"kind": "regression"}, "'1,5' is not a number; for a decimal comma set decimal = \",\""),
+        (["1,5"], {"kind": "regression"}, "'1,5' is not a number with decimal = '.', but would be with ','"),
+        (["1,2,3"], {"kind": "regression"}, r"'1,2,3' is not a number\."),
         (["1.234,5"], {"kind": "regression", "decimal": ","}, r"'1.234,5' is not a number\."),
-        (["1.5"], {"kind": "regression", "decimal": ","}, r"'1.5' is not a number\."),
+        (
+            ["1.5"],
+            {"kind": "regression", "decimal": ","},
+            "'1.5' is not a number with decimal = ',', but would be with '.'",
+        ),
         (["a,b"], {"kind": "multilabel"}, "give a list, or set the task's separator"),
         ([[{}]], {"kind": "multilabel"}, "a list of labels is needed"),
         (

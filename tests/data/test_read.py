@@ -79,8 +79,16 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_pat
         ("d.csv", b'a,b\n1,"2\n', r"d.csv:2: not valid CSV"),
         ("d.csv", b"a,a\n1,2\n", r"d.csv:1: two columns are called 'a'"),
         ("d.csv", b"", r"d.csv: is empty"),
-        ("d.csv", b"a,b\n\xe9,1\n", r"d.csv:2: byte 0xe9 is not UTF-8.*iconv -f WINDOWS-1252 -t UTF-8"),
-        ("d.csv", "a,b\n1,2\n".encode("utf-16"), r"d.csv:1: byte 0xff is not UTF-8.*iconv -f UTF-16 "),
+        (
+            "d.csv",
+            b"a,b\n\xe9,1\n",
+            r"d.csv:2: byte 0xe9 is not UTF-8.*; if it is in WINDOWS-1252, iconv -f WINDOWS-1252",
+        ),
+        (
+            "d.csv",
+            "a,b\n1,2\n".encode("utf-16"),
+            r"d.csv:1: byte 0xff is not UTF-8.*; it begins as UTF-16 does, which iconv -f UTF-16 ",
+        ),
         ("d.csv.gz", b"plain", r"d.csv.gz: is not a whole gzip file"),
         ("d.csv.gz", gzip.compress(b"a,b\n" * 99, mtime=0)[:-9], r"d.csv.gz: is not a whole gzip file"),
         ("d.parquet", b"PAR1xx", r"d.parquet: not a readable Parquet file"),

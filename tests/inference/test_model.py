@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -97,6 +98,22 @@ def test_the_test_scores_of_the_report_are_those_of_the_loaded_model(trained):
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
+def test_memory_of_a_batch_is_kept_for_the_next_where_there_are_many(model, monkeypatch):
+    kept = []
+
+    @contextmanager
+    def keeping():
+        kept.append("during")
+        yield
+        kept.append("after")
+
+    monkeypatch.setattr("frostline.inference.model.keeping_freed_memory", keeping)
+    model.encode(TEXTS)
+    assert not kept
+    model.encode([f"{text} {i}" for i in range(1000) for text in TEXTS])
+    assert kept == ["during", "after"]
+
+
 def test_the_order_of_texts_does_not_change_an_answer(model):
     texts = TEXTS * 200
     np.testing.assert_allclose(model.encode(texts)[: len(TEXTS)], model.encode(TEXTS), atol=1e-5)

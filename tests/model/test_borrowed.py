@@ -9,7 +9,9 @@ from transformers import AutoModelForSequenceClassification
 
 import frostline as fl
 from conftest import CONFIGS, build_content, build_tokenizer
+from frostline.data.labels import Task, TaskSettings
 from frostline.errors import BackboneError, BundleError, ConfigError, DataError
+from frostline.model.borrowed import take_over
 
 MOODS = {0: "good", 1: "bad"}
 
@@ -150,6 +152,12 @@ def test_a_model_without_a_head_and_an_embedding_that_it_does_not_read_are_refus
         ConfigError, match="reads the transformer's cls pooling, and this backbone's embedding is"
     ):
         fl.train(changed, output=tmp_path / "run")
+
+
+def test_a_head_of_a_bundle_brings_its_decimal_mark():
+    given = Task(name="x", column="x", kind="regression", decimal=",")
+    assert take_over("x", TaskSettings(head_from="f"), given).decimal == ","
+    assert take_over("x", TaskSettings(head_from="f", kind="regression", decimal="."), given).decimal == "."
 
 
 def test_a_frozen_task_needs_a_head_from_somewhere(tiny, toy):

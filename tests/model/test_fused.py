@@ -14,7 +14,7 @@ from frostline.model.domains import ModelSettings
 from frostline.model.fused import can_fuse, fuse
 from frostline.model.loading import load_backbone
 
-# Fused operators a layer: a GELU, and the sums after attention and after the feed-forward part.
+# Fused operators a layer: queries, keys and values, a GELU, and the sums after attention and feed-forward part.
 NUM_FUSED = {
     "bert": 6, "roberta": 6, "xlm-roberta": 6, "electra": 6, "deberta-v2": 3, "mpnet": 2, "distilbert": 4, "modernbert": 0,
 }  # fmt: skip

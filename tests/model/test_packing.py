@@ -1,5 +1,6 @@
 """Texts one after the other without padding: the states that they give with it."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,6 +117,19 @@ def test_a_cpu_leaves_the_padding_out_where_products_are_in_bf16(load):
     with Precision("bf16", "asked for").autocast(cpu):
         assert can_pack(model, device=cpu)
     assert can_pack(model.to(torch.bfloat16), device=cpu)
+
+
+def test_batches_are_filled_where_a_cpu_leaves_the_padding_out_and_nowhere_else(load):
+    model, cpu, lengths = load("bert"), torch.device("cpu"), np.array([600, 500, 30, 5])
+    found = {
+        numbers: [
+            rows.tolist() for rows in model.batches(lengths, device=cpu, precision=Precision(numbers, ""))
+        ]
+        for numbers in ("fp32", "bf16")
+    }
+    assert found == {"fp32": [[0], [1, 2], [3]], "bf16": [[0, 2], [1, 3]]}
+    padding = load("mpnet").batches(lengths, device=cpu, precision=Precision("bf16", ""))
+    assert [rows.tolist() for rows in padding] == found["fp32"]
 
 
 @pytest.mark.parametrize("name", PACKING)

@@ -3,7 +3,8 @@
 The order of batches is a function of (seed, epoch) alone, so any place in an epoch can be found again.
 Knows tokenizers, not models.
 
-Shapes: B texts of a batch, L longest of them in tokens, N texts, T tokens of all texts.
+Shapes: B texts of a batch, L longest of them in tokens, N texts, T tokens of all texts; K lengths that texts
+have, the longest first.
 """
 
 from __future__ import annotations
@@ -175,38 +176,35 @@ def pad(tokens: Tokens, rows: Sequence[int] | IntN, *, pad_id: int) -> TokenBatc
     return TokenBatch(torch.from_numpy(ids_BL), torch.from_numpy(mask_BL.astype(np.int64)))
 
 
-def sorted_batches(length_N: IntN, *, max_tokens: int, is_packed: bool = False) -> list[IntN]:
-    """Batches of all texts, each of at most `max_tokens` tokens, the longest text first.
+def sorted_batches(length_N: IntN, *, max_tokens: int) -> list[IntN]:
+    """Batches of all texts, longest first, each of at most `max_tokens` padded tokens.
 
     A text longer than the budget is a batch of its own.
-
-    Args:
-        length_N: tokens of each text.
-        max_tokens: of a batch, padding included.
-        is_packed: whether the texts are computed one after the other, without padding. It then counts as a
-            quarter of what it is, and shorter texts fill a batch up to the last token but one.
     """
-    if is_packed:
-        return _filled(length_N, max_tokens=max_tokens)
     return cut(np.argsort(-length_N, kind="stable"), length_N, max_tokens=max_tokens)
 
 
-def _filled(length_N: IntN, *, max_tokens: int) -> list[IntN]:
-    """Batches of the longest texts that are left and that there is room for."""
+def filled_batches(length_N: IntN, *, max_tokens: int) -> list[IntN]:
+    """Batches of all texts for passes without padding, each of fewer than `max_tokens` tokens.
+
+    A batch takes the longest of the texts that are left, and shorter ones into what room remains: all but one
+    of the rows that are computed are then tokens. With padding it would have a quarter more than `max_tokens`
+    at most. A text longer than the budget is a batch of its own.
+    """
     order = np.argsort(-length_N, kind="stable")
     lengths, counts = np.unique(length_N, return_counts=True)
     length_K, left_K = np.maximum(lengths[::-1], 1).tolist(), counts[::-1].tolist()
     end_K = np.cumsum(left_K).tolist()
     batches = []
-    for longest, length in enumerate(length_K):
-        while left_K[longest]:
+    for first, longest in enumerate(length_K):
+        while left_K[first]:
             rows = []
-            room, places = max(max_tokens - 1, length), max(1, int(_MOST_PADDED * max_tokens) // length)
-            for k in range(longest, len(length_K)):
+            room, places = max(max_tokens - 1, longest), max(1, int(_MOST_PADDED * max_tokens) // longest)
+            for k in range(first, len(length_K)):
                 number = min(left_K[k], room // length_K[k], places)
                 if number:
-                    first = end_K[k] - left_K[k]
-                    rows.append(order[first : first + number])
+                    start = end_K[k] - left_K[k]
+                    rows.append(order[start : start + number])
                     left_K[k] -= number
                     room, places = room - number * length_K[k], places - number
             batches.append(np.concatenate(rows))

@@ -10,6 +10,8 @@ import json
 import math
 from typing import Any
 
+_SWAPPED = str.maketrans(".,", ",.")
+
 
 def read_text(cell: Any) -> str | None:
     """A text, or None for a missing or blank cell. Raises ValueError for anything but text."""
@@ -83,13 +85,23 @@ def read_number(cell: Any, *, decimal: str = ".") -> float | None:
     try:
         number = float(_with_point(cell) if decimal == "," and isinstance(cell, str) else cell)
     except (ValueError, OverflowError):
-        hint = '; for a decimal comma set decimal = ","' if "," in str(cell) and decimal == "." else ""
+        hint = _decimal_hint(cell, decimal)
         raise ValueError(f"'{cell!s:.40}' is not a number{hint}") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
         raise ValueError("a finite number is needed, infinity arrived")
     return number
+
+
+def _decimal_hint(cell: Any, decimal: str) -> str:
+    """What to do where the other mark would make a number of it."""
+    swapped = str(cell).translate(_SWAPPED)
+    try:
+        float(_with_point(swapped) if decimal == "," else swapped)
+    except ValueError:
+        return ""
+    return f" with decimal = '{decimal}', but would be with '{decimal.translate(_SWAPPED)}'"
 
 
 def _with_point(cell: str) -> str:

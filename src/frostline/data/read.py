@@ -192,14 +192,15 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}:{number}: byte {line[error.start]:#04x} is not UTF-8 (at byte {error.start + 1} of "
-                "the line). Save the file as UTF-8, or: "
-                f"iconv -f {_likely_encoding(line)} -t UTF-8 FILE > NEW"
+                f"the line). Save the file as UTF-8{_way_to_utf8(line)}."
             ) from error
 
 
-def _likely_encoding(line: bytes) -> str:
-    """What else than UTF-8 programs of today write, by a line that is no UTF-8."""
-    return "UTF-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"
+def _way_to_utf8(line: bytes) -> str:
+    """A command for what else files are mostly written in, with what it depends on."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "; it begins as UTF-16 does, which iconv -f UTF-16 -t UTF-8 converts"
+    return "; if it is in WINDOWS-1252, iconv -f WINDOWS-1252 -t UTF-8 converts it"
 
 
 def _jsonl_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:

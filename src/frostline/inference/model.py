@@ -138,7 +138,7 @@ class Model:
         return embedding_ND
 
     def _map(self, module: nn.Module, tokens: Tokens) -> Iterator[tuple[IntN, Any]]:
-        """Yields rows and what a module makes of their padded tokens, for every text, longest first."""
+        """Yields rows and what a module makes of their padded tokens, for every text."""
         backbone = self.network.backbone
 
         def forward(rows: IntN) -> Any:
@@ -146,7 +146,8 @@ class Model:
                 return module(pad(tokens, rows, pad_id=backbone.pad_id).to(self.device))
 
         batches = backbone.batches(tokens.length_N, device=self.device, precision=self.precision)
-        with keeping_freed_memory() if len(batches) > _FEW_BATCHES else nullcontext():
+        is_long = self.device.type == "cpu" and len(batches) > _FEW_BATCHES
+        with keeping_freed_memory() if is_long else nullcontext():
             yield from map_batches(forward, batches, device=self.device)
 
 

@@ -30,7 +30,7 @@ from frostline.locks import held
 from frostline.model.device import forward_tokens, machine_facts
 from frostline.plan.freeze import tensor_hash, tensor_hashes
 
-_FORMAT = 1
+_FORMAT = 2  # raised when the same model and texts would give other bits
 KEPT = "What was done is kept: the same command goes on from there."
 Numbers = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from frostline.data.batches import TokenBatch, sorted_batches
+from frostline.data.batches import TokenBatch, filled_batches, sorted_batches
 from frostline.data.table import IntN
 from frostline.errors import BackboneError
 from frostline.model.architectures import Layout, counts_from_padding, first_position, layout_of
@@ -111,10 +111,13 @@ class Backbone(nn.Module):
         return _num_positions(self.transformer)
 
     def batches(self, length_N: IntN, *, device: torch.device, precision: Precision) -> list[IntN]:
-        """Texts of so many tokens in batches for a pass without a gradient, the longest first."""
+        """Rows of N texts of so many tokens in batches for a pass without a gradient, by falling length of
+        the longest; filled where a CPU leaves the padding out.
+        """
         with torch.no_grad(), precision.autocast(device):
             is_packed = self.layout.packs and can_pack(self.transformer, device=device)
-        return sorted_batches(length_N, max_tokens=forward_tokens(device), is_packed=is_packed)
+        cut_up = filled_batches if is_packed and device.type == "cpu" else sorted_batches
+        return cut_up(length_N, max_tokens=forward_tokens(device))
 
     def stage_modules(self, stage: int) -> Iterator[nn.Module]:
         """Modules of one stage, as freezing and dropout see them."""

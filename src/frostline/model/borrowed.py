@@ -118,7 +118,10 @@ def take_over(name: str, settings: TaskSettings, given: Task) -> TaskSettings:
             f"has {listing(given.labels)}. Leave them out."
         )
     separator = settings.separator or given.separator
-    taken = {"kind": given.kind, "labels": given.labels or None, "separator": separator}
+    decimal = settings.decimal if "decimal" in settings.model_fields_set else given.decimal
+    taken = {
+        "kind": given.kind, "labels": given.labels or None, "separator": separator, "decimal": decimal,
+    }  # fmt: skip
     try:
         return TaskSettings.model_validate(settings.model_dump() | taken)
     except ValidationError as error:

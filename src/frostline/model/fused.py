@@ -1,5 +1,5 @@
-"""Linear layers with what follows them in one operator: GELU, or the sum with the layer's input; and one
-conversion to bf16 of what queries, keys and values are made of, instead of three.
+"""Linear layers with what follows them in one operator: GELU, the sum with the layer's input, or the bias of
+queries, keys and values; and one conversion to bf16 of what these are made of, instead of three.
 
 Operators are fused for products in bf16 without a gradient on a CPU, where a separate GELU costs a quarter of
 what the product before it does: the states of a feed-forward layer do not fit a core's cache
@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 # What torch's own compiler makes of such pairs on a CPU.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_PROJECTIONS = ("query", "key", "value"), ("q_lin", "k_lin", "v_lin")
 _HAS_BF16: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+_PROJECTIONS = ("query", "key", "value"), ("q_lin", "k_lin", "v_lin")
 
 
 def can_fuse() -> bool:
@@ -50,8 +50,9 @@ def fuse(model: nn.Module) -> None:
         elif names == {"dropout", "lin1", "lin2", "activation"} and _is_gelu(module.activation):
             module.ff_chunk = partial(_feed, module)
         for projections in (three for three in _PROJECTIONS if names.issuperset(three)):
-            for linear in map(module.get_submodule, projections):
-                linear.forward = partial(_project, linear)
+            for linear in (module.get_submodule(name) for name in projections):
+                if type(linear) is nn.Linear:  # others have a forward of their own
+                    cast(Any, linear).forward = partial(_project, linear)
             if _convert not in module._forward_pre_hooks.values():  # a copy brings its own
                 module.register_forward_pre_hook(_convert)
 

@@ -27,7 +27,7 @@ def embed(
     device: torch.device,
     row_M: IntN | None = None,
 ) -> Iterator[tuple[IntN, torch.Tensor]]:
-    """Yields numbers of texts and their embeddings (B, D) float32, longest first, without gradient.
+    """Yields numbers of texts and their embeddings (B, D) float32, without gradient.
 
     In bf16 the weights of a copy are bf16 too, which saves a conversion of every weight in every batch. The
     backbone is left in eval mode.
