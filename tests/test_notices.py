@@ -4,7 +4,7 @@ import numpy as np
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import Task
-from frostline.notices import cut_texts, labels_alike, scarce_labels, worse_phases
+from frostline.notices import cut_texts, labels_alike, labels_undivided, scarce_labels, worse_phases
 
 
 def report(name, score):
@@ -34,6 +34,16 @@ def test_labels_that_differ_in_case_or_spaces_alone_are_said():
     (said,) = labels_alike(task)
     assert said.endswith("spaces alone: 'a' and 'A', 'b' and ' B'.")
     assert not list(labels_alike(task.model_copy(update={"labels": ("a", "b")})))
+
+
+def test_labels_that_another_separator_would_divide_are_said():
+    task = Task(
+        name="tags", column="tags", kind="multilabel", separator=";", labels=("a", "a|b", "b", "b|c", "c")
+    )
+    (said,) = labels_undivided(task)
+    assert said == "task 'tags': labels hold '|', such as 'a|b'. Is separator = ';' right?"
+    assert not list(labels_undivided(task.model_copy(update={"labels": ("a", "salt, pepper", "c")})))
+    assert not list(labels_undivided(task.model_copy(update={"kind": "classification"})))
 
 
 def test_texts_that_are_cut_are_said_with_what_the_backbone_could_take():

@@ -17,6 +17,7 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 
 _FEW_ROWS = 5
+_SEPARATORS = (";", "|", ",")
 
 
 def added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[str]:
@@ -57,6 +58,16 @@ def labels_alike(task: Task) -> Iterator[str]:
     names = [" and ".join(f"'{label}'" for label in labels) for labels in alike.values() if len(labels) > 1]
     if names:
         yield f"task '{task.name}': labels distinct by case or spaces alone: {listing(names)}."
+
+
+def labels_undivided(task: Task) -> Iterator[str]:
+    """A sentence where another separator would make fewer labels of those of a task with several a text."""
+    for mark in _SEPARATORS:
+        whole = [label for label in task.labels if mark in label]
+        parts = {part.strip() for label in task.labels for part in label.split(mark)}
+        if task.kind == "multilabel" and whole and len(parts) < len(task.labels):
+            given = f"separator = '{task.separator}'" if task.separator else "no separator"
+            yield f"task '{task.name}': labels hold '{mark}', such as '{whole[0]}'. Is {given} right?"
 
 
 def scarce_labels(task: Task, validation: Split) -> Iterator[str]:

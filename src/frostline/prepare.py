@@ -24,7 +24,14 @@ from frostline.model.device import Precision, choose_device, choose_precision, s
 from frostline.model.domains import find_backbone
 from frostline.model.loading import load_backbone
 from frostline.model.multitask import MultitaskModel
-from frostline.notices import added_epochs, cut_texts, fork_costs, labels_alike, scarce_labels
+from frostline.notices import (
+    added_epochs,
+    cut_texts,
+    fork_costs,
+    labels_alike,
+    labels_undivided,
+    scarce_labels,
+)
 from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
@@ -100,6 +107,7 @@ def prepare(config: Config) -> Prepared:
             if task.name not in scored and any(task.name not in phase.frozen_heads for phase in phases)
         ),
         *(said for task in tables.tasks for said in labels_alike(task)),
+        *(said for task in tables.tasks for said in labels_undivided(task)),
         *(said for task in tables.tasks for said in scarce_labels(task, splits["validation"])),
         *cut_texts(splits["train"], backbone.max_length, most=backbone.num_positions),
     )
