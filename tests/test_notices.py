@@ -25,6 +25,8 @@ def test_labels_of_no_or_few_validation_rows_are_said():
     none, few = scarce_labels(task, held)
     assert none.endswith("says nothing of them: c.") and "fewer than 5 validation rows" in few
     assert "each of them: b." in few
+    commas = task.model_copy(update={"labels": ("a", "1,5", "2,5")})
+    assert [said.partition(": ")[2][:6] for said in scarce_labels(commas, held)] == ["'2,5'.", "'1,5'."]
     enough = Split("validation", tokens, {"topic": np.asarray([0, 1, 2] * 5)})
     assert not list(scarce_labels(task, enough))
 
@@ -43,7 +45,8 @@ def test_labels_that_another_separator_would_divide_are_said():
     (said,) = labels_undivided(task)
     assert said == "task 'tags': labels hold '|', such as 'a|b'. Is separator = ';' right?"
     assert not list(labels_undivided(task.model_copy(update={"labels": ("a", "salt, pepper", "c")})))
-    assert not list(labels_undivided(task.model_copy(update={"kind": "classification"})))
+    (said,) = labels_undivided(task.model_copy(update={"kind": "classification", "separator": None}))
+    assert said.endswith("such as 'a|b'. Is kind = 'classification' right?")
 
 
 def test_texts_that_are_cut_are_said_with_what_the_backbone_could_take():

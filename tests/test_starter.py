@@ -91,6 +91,25 @@ def test_commas_that_may_divide_thousands_and_single_odd_cells_tell_no_decimal_c
     rows[7]["share"] = "unknown, ask"
     (tmp_path / "run.toml").write_text(build_starter(write(tmp_path / "d.jsonl", rows)))
     assert set(Config.load(tmp_path / "run.toml").tasks) == {"mood"}
+    starter = (tmp_path / "run.toml").read_text()
+    assert '# Points or commas in "price" may divide thousands' in starter
+    assert '# "share" holds numbers, but for cells such as "unknown, ask".\n' in starter
+
+
+def test_numbers_that_are_taken_for_classes_or_may_be_thousands_are_said(tmp_path):
+    rows = [
+        {"text": f"t {i}", "stars": f"{1 + i % 9 / 2}", "price": f"{1 + i % 9}.{100 + i}", "mood": "ab"[i % 2],
+         "predicted_mood": "ab"[i % 2]}
+        for i in range(300)
+    ]  # fmt: skip
+    starter = build_starter(write(tmp_path / "d.jsonl", rows))
+    assert (
+        '# "stars" holds numbers, taken for classes: kind = "regression" if their order matters.\n' in starter
+    )
+    assert '# Points or commas in "price" may divide thousands' in starter
+    assert '"mood"' not in [line for line in starter.splitlines() if line.startswith("#")][-1]
+    (tmp_path / "run.toml").write_text(starter)
+    assert set(Config.load(tmp_path / "run.toml").tasks) == {"stars", "price", "mood"}
 
 
 def test_a_column_of_labels_is_no_column_of_texts(tmp_path):

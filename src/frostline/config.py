@@ -259,6 +259,8 @@ def _explain(detail: Any, location: list[Any]) -> str:
         return f"{key}: unknown key.{hint} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
         return f"{key}: is missing."
+    if detail["type"] in {"model_type", "dict_type"}:
+        return f"{key}: a table of keys is needed, {detail['input']!r:.60} arrived."
     if detail["type"] == "tuple_type":
         return f"{key}: a list is needed, such as [{json.dumps(str(detail['input']), ensure_ascii=False)}]."
     arrived = (

@@ -61,12 +61,13 @@ def labels_alike(task: Task) -> Iterator[str]:
 
 
 def labels_undivided(task: Task) -> Iterator[str]:
-    """A sentence where another separator would make fewer labels of those of a task with several a text."""
+    """A sentence where a separator, or another one, would make fewer labels of those of a task."""
     for mark in _SEPARATORS:
         whole = [label for label in task.labels if mark in label]
         parts = {part.strip() for label in task.labels for part in label.split(mark)}
-        if task.kind == "multilabel" and whole and len(parts) < len(task.labels):
-            given = f"separator = '{task.separator}'" if task.separator else "no separator"
+        if whole and len(parts) < len(task.labels):
+            given = {"classification": "kind = 'classification'"}.get(task.kind)
+            given = given or (f"separator = '{task.separator}'" if task.separator else "no separator")
             yield f"task '{task.name}': labels hold '{mark}', such as '{whole[0]}'. Is {given} right?"
 
 
@@ -83,14 +84,19 @@ def scarce_labels(task: Task, validation: Split) -> Iterator[str]:
     if unseen:
         yield (
             f"no validation row has these labels of '{task.name}', so its score says nothing of them: "
-            f"{listing(unseen)}."
+            f"{_listed(unseen)}."
         )
     rare = [label for label, count in zip(task.labels, counts, strict=True) if 0 < count < _FEW_ROWS]
     if rare:
         yield (
             f"fewer than {_FEW_ROWS} validation rows have these labels of '{task.name}', so its macro-F1 "
-            f"jumps with each of them: {listing(rare)}. Give data.validation more rows."
+            f"jumps with each of them: {_listed(rare)}. Give data.validation more rows."
         )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Labels in a row, in quotes where one holds a comma."""
+    return listing(f"'{label}'" for label in labels) if any("," in one for one in labels) else listing(labels)
 
 
 def cut_texts(train: Split, max_length: int, *, most: int | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ _MOST_LEVELS = 12  # decimals with more values are measured, not chosen
 _TEXT_NAMES = ("text", "sentence", "content", "body", "review", "title")
 _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
 _SEPARATORS = (";", "|")
+_ANSWERS = ("predicted_", "probability_")  # of `frostline predict`
+_MOSTLY = 0.5
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _SPLITS = {
     "train": ("train", "training"),
@@ -45,7 +47,11 @@ def build_starter(data: Path) -> str:
         columns[name] = [row[name] for row in block.rows if not is_missing(row.get(name))]
     text = _text_column(data, columns)
     group = next((name for name in _GROUP_NAMES if name in columns), None)
-    kinds = {name: _kind(cells) for name, cells in columns.items() if name not in {text, group}}
+    kinds = {
+        name: None if name.startswith(_ANSWERS) else _kind(cells)
+        for name, cells in columns.items()
+        if name not in {text, group}
+    }
     tasks = {name: kind for name, kind in kinds.items() if kind is not None}
     if not tasks:
         raise DataError(
@@ -67,7 +73,30 @@ def build_starter(data: Path) -> str:
         said += f"# Found in the folder: {', '.join(beside)}.\n"
     if left := [_quoted(name, columns[name]) for name, kind in kinds.items() if kind is None]:
         said += f"# Columns that do not look like labels: {', '.join(left)}.\n"
+    said += "".join(
+        f"# {doubt}\n" for column in kinds for doubt in _doubts(column, columns[column], kinds[column])
+    )
     return f"{said}\n{tomli_w.dumps(content)}"
+
+
+def _doubts(column: str, cells: list[Any], kind: Row | None) -> Iterator[str]:
+    """What may be meant otherwise in a column of numbers."""
+    decimal, numbers = _numbers(cells)
+    name, texts = json.dumps(column, ensure_ascii=False), [cell for cell in cells if isinstance(cell, str)]
+    if any(_is_grouped(cell) for cell in texts) and all(
+        _is_grouped(cell) or cell.isdecimal() for cell in texts
+    ):
+        yield f"Points or commas in {name} may divide thousands, which are to be left out of numbers."
+    elif kind == {} and len(numbers) == len(cells):
+        yield f'{name} holds numbers, taken for classes: kind = "regression" if their order matters.'
+    elif not kind and len(cells) > len(numbers) >= _MOSTLY * len(cells):
+        odd = next(cell for cell in cells if _as_number(cell, decimal) is None)
+        yield f"{name} holds numbers, but for cells such as {json.dumps(odd, ensure_ascii=False)}."
+
+
+def _is_grouped(cell: str) -> bool:
+    """Whether all marks of a number stand before three digits."""
+    return any(_THOUSANDS.fullmatch(text.strip()) for text in (cell, cell.replace(".", ",")))
 
 
 def _quoted(name: str, cells: list[Any]) -> str:

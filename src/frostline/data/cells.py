@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")
 _SWAPPED = str.maketrans(".,", ",.")
 
 
@@ -95,7 +97,9 @@ def read_number(cell: Any, *, decimal: str = ".") -> float | None:
 
 
 def _decimal_hint(cell: Any, decimal: str) -> str:
-    """What to do where the other mark would make a number of it."""
+    """What to do where the other mark would make a number of it, or marks may divide thousands."""
+    if _THOUSANDS.fullmatch(str(cell).strip()):
+        return "; if it has marks between thousands, leave them out; if decimals, say so by decimal"
     swapped = str(cell).translate(_SWAPPED)
     try:
         float(_with_point(swapped) if decimal == "," else swapped)
