@@ -168,8 +168,8 @@ def test_only_tables_are_splits(toy, tmp_path):
 
 
 def test_files_that_were_found_beside_the_one_given_are_said(toy, tmp_path):
-    assert '# Found in the folder: "test.jsonl", "validation.jsonl".\n' in build_starter(toy / "train.jsonl")
-    assert "Found in the folder" not in build_starter(toy / "test.jsonl")
+    assert '# Found beside it: "test.jsonl", "validation.jsonl".\n' in build_starter(toy / "train.jsonl")
+    assert "Found beside" not in build_starter(toy / "test.jsonl") + build_starter(toy)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def build_starter(data: Path) -> str:
     }
     said = "# frostline plan FILE shows what will happen; frostline train FILE does it.\n"
     if beside := [json.dumps(path.name, ensure_ascii=False) for path in files.values() if path != data]:
-        said += f"# Found in the folder: {', '.join(beside)}.\n"
+        said += "" if data.is_dir() else f"# Found beside it: {', '.join(beside)}.\n"
     if left := [_quoted(name, columns[name]) for name, kind in kinds.items() if kind is None]:
         said += f"# Columns that do not look like labels: {', '.join(left)}.\n"
     said += "".join(
