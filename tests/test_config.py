@@ -136,6 +136,13 @@ def test_a_phase_of_a_recipe_is_written_out_to_be_changed(tmp_path):
     assert config.with_({"plan.phases.1.head_lr": 1e-2}).plan.phases[1].min_steps == 128
 
 
+def test_a_plan_that_is_no_table_is_refused_with_its_keys(tmp_path):
+    with pytest.raises(
+        ConfigError, match="plan: a table of keys is needed, 'heads' arrived. Known here: recipe"
+    ):
+        load(tmp_path, plan="heads")
+
+
 @pytest.mark.parametrize("plan", ["'heads'", "[]", "{ phases = 3 }"])
 def test_a_plan_of_another_type_is_refused_when_a_phase_is_changed(plan, tmp_path):
     text = f"plan = {plan}\n[data]\ntrain='a.csv'\n[tasks.a]\n"

@@ -187,9 +187,12 @@ def parse_change(text: str) -> tuple[str, Any]:
 def _change(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Sets dotted keys, those of single phases last: a recipe is written out for them."""
     of_phases = [key for key in changes if key.startswith("plan.phases.")]
-    for key in [*(key for key in changes if key not in of_phases), *of_phases]:
-        if key == next(iter(of_phases), None):
-            _write_out(content, of_phases)
+    for key in changes:
+        if key not in of_phases:
+            _set(content, key, changes[key])
+    if of_phases:
+        _write_out(content, of_phases)
+    for key in of_phases:
         _set(content, key, changes[key])
 
 
@@ -260,7 +263,8 @@ def _explain(detail: Any, location: list[Any]) -> str:
     if detail["type"] == "missing":
         return f"{key}: is missing."
     if detail["type"] in {"model_type", "dict_type"}:
-        return f"{key}: a table of keys is needed, {detail['input']!r:.60} arrived."
+        keys = f" Known here: {', '.join(_known_keys(location))}." if detail["type"] == "model_type" else ""
+        return f"{key}: a table of keys is needed, {detail['input']!r:.60} arrived.{keys}"
     if detail["type"] == "tuple_type":
         return f"{key}: a list is needed, such as [{json.dumps(str(detail['input']), ensure_ascii=False)}]."
     arrived = (

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline.data.batches import Split
+from frostline.data.cells import divides
 from frostline.data.labels import Task, is_labelled
 from frostline.errors import listing
 from frostline.model.multitask import MultitaskModel
@@ -61,14 +62,14 @@ def labels_alike(task: Task) -> Iterator[str]:
 
 
 def labels_undivided(task: Task) -> Iterator[str]:
-    """A sentence where a separator, or another one, would make fewer labels of those of a task."""
+    """A sentence for each mark that would make fewer labels of those of a task."""
     for mark in _SEPARATORS:
-        whole = [label for label in task.labels if mark in label]
-        parts = {part.strip() for label in task.labels for part in label.split(mark)}
-        if whole and len(parts) < len(task.labels):
-            given = {"classification": "kind = 'classification'"}.get(task.kind)
-            given = given or (f"separator = '{task.separator}'" if task.separator else "no separator")
-            yield f"task '{task.name}': labels hold '{mark}', such as '{whole[0]}'. Is {given} right?"
+        if divides(mark, task.labels):
+            whole = next(label for label in task.labels if mark in label)
+            yield (
+                f"task '{task.name}': labels hold '{mark}', such as '{whole}'. If it divides several labels, "
+                f'set kind = "multilabel" and separator = "{mark}".'
+            )
 
 
 def scarce_labels(task: Task, validation: Split) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Collection, Iterator
 from itertools import count
@@ -12,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from frostline.data.cells import is_missing, json_list, label_name, read_number
+from frostline.data.cells import divides, is_grouped, is_missing, json_list, label_name, read_number
 from frostline.data.read import Row, format_of, iter_blocks
 from frostline.errors import DataError
 
@@ -24,7 +23,6 @@ _GROUP_NAMES = ("group", "group_id", "document", "doc_id", "author", "user")
 _SEPARATORS = (";", "|")
 _ANSWERS = ("predicted_", "probability_")  # of `frostline predict`
 _MOSTLY = 0.5
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -69,34 +67,28 @@ def build_starter(data: Path) -> str:
         "plan": {"recipe": "top-layers"},
     }
     said = "# frostline plan FILE shows what will happen; frostline train FILE does it.\n"
-    if beside := [json.dumps(path.name, ensure_ascii=False) for path in files.values() if path != data]:
-        said += "" if data.is_dir() else f"# Found beside it: {', '.join(beside)}.\n"
+    beside = [json.dumps(path.name, ensure_ascii=False) for path in files.values() if path != data]
+    if beside and not data.is_dir():
+        said += f"# Found beside it: {', '.join(beside)}.\n"
     if left := [_quoted(name, columns[name]) for name, kind in kinds.items() if kind is None]:
         said += f"# Columns that do not look like labels: {', '.join(left)}.\n"
-    said += "".join(
-        f"# {doubt}\n" for column in kinds for doubt in _doubts(column, columns[column], kinds[column])
-    )
+    doubts = (doubt for name, kind in kinds.items() for doubt in _doubts(name, columns[name], kind))
+    said += "".join(f"# {doubt}\n" for doubt in doubts)
     return f"{said}\n{tomli_w.dumps(content)}"
 
 
 def _doubts(column: str, cells: list[Any], kind: Row | None) -> Iterator[str]:
     """What may be meant otherwise in a column of numbers."""
     decimal, numbers = _numbers(cells)
-    name, texts = json.dumps(column, ensure_ascii=False), [cell for cell in cells if isinstance(cell, str)]
-    if any(_is_grouped(cell) for cell in texts) and all(
-        _is_grouped(cell) or cell.isdecimal() for cell in texts
-    ):
+    name = json.dumps(column, ensure_ascii=False)
+    marked = [cell for cell in cells if isinstance(cell, str) and not cell.isdecimal()]
+    if marked and all(is_grouped(cell) for cell in marked):
         yield f"Points or commas in {name} may divide thousands, which are to be left out of numbers."
     elif kind == {} and len(numbers) == len(cells):
         yield f'{name} holds numbers, taken for classes: kind = "regression" if their order matters.'
     elif not kind and len(cells) > len(numbers) >= _MOSTLY * len(cells):
         odd = next(cell for cell in cells if _as_number(cell, decimal) is None)
         yield f"{name} holds numbers, but for cells such as {json.dumps(odd, ensure_ascii=False)}."
-
-
-def _is_grouped(cell: str) -> bool:
-    """Whether all marks of a number stand before three digits."""
-    return any(_THOUSANDS.fullmatch(text.strip()) for text in (cell, cell.replace(".", ",")))
 
 
 def _quoted(name: str, cells: list[Any]) -> str:
@@ -164,8 +156,7 @@ def _kind(cells: list[Any]) -> Row | None:
         return None
     distinct = {label_name(cell) for cell in cells}
     for separator in _SEPARATORS:
-        parts = {part.strip() for name in distinct for part in name.split(separator)}
-        if 2 <= len(parts) < len(distinct):  # names that recur in other combinations
+        if divides(separator, distinct):
             return {"kind": "multilabel", "separator": separator}
     decimal, numbers = _numbers(cells)
     is_measured = len(numbers) == len(cells) and not all(number.is_integer() for number in numbers)
@@ -187,7 +178,7 @@ def _numbers(cells: list[Any]) -> tuple[str, list[float]]:
         mark: [number for cell in cells if (number := _as_number(cell, mark)) is not None] for mark in ".,"
     }
     commas = [cell for cell in cells if isinstance(cell, str) and "," in cell]
-    is_told = not all(_THOUSANDS.fullmatch(cell.strip()) for cell in commas)
+    is_told = not all(is_grouped(cell) for cell in commas)
     decimal = "," if is_told and len(found[","]) > len(found["."]) else "."
     return decimal, found[decimal]
 

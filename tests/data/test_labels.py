@@ -76,7 +76,7 @@ def test_balanced_weights_are_inverse_frequencies():
         (["x", "y"], {"kind": "regression"}, "data.train:1: column 't': 'x' is not a number"),
         ([1, float("inf")], {"kind": "regression"}, "a finite number is needed"),
         (["1,5"], {"kind": "regression"}, "'1,5' is not a number with decimal = '.', but would be with ','"),
-        (["6,373"], {"kind": "regression"}, "'6,373' is not a number; if it has marks between thousands"),
+        (["6,373"], {"kind": "regression"}, "'6,373' is not a number; leave out what divides thousands"),
         (["1,2,3"], {"kind": "regression"}, r"'1,2,3' is not a number\."),
         (["1.234,5"], {"kind": "regression", "decimal": ","}, r"'1.234,5' is not a number\."),
         (

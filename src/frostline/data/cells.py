@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")
@@ -98,8 +99,8 @@ def read_number(cell: Any, *, decimal: str = ".") -> float | None:
 
 def _decimal_hint(cell: Any, decimal: str) -> str:
     """What to do where the other mark would make a number of it, or marks may divide thousands."""
-    if _THOUSANDS.fullmatch(str(cell).strip()):
-        return "; if it has marks between thousands, leave them out; if decimals, say so by decimal"
+    if is_grouped(str(cell)):
+        return "; leave out what divides thousands, or set decimal to what stands before decimals"
     swapped = str(cell).translate(_SWAPPED)
     try:
         float(_with_point(swapped) if decimal == "," else swapped)
@@ -108,9 +109,20 @@ def _decimal_hint(cell: Any, decimal: str) -> str:
     return f" with decimal = '{decimal}', but would be with '{decimal.translate(_SWAPPED)}'"
 
 
+def is_grouped(cell: str) -> bool:
+    """Whether all marks of a number stand before three digits, and may divide thousands."""
+    return _THOUSANDS.fullmatch(cell.strip()) is not None
+
+
 def _with_point(cell: str) -> str:
     """A number's text with a point for its comma; one that has a point already is not what it seems."""
     return "" if "." in cell else cell.replace(",", ".")
+
+
+def divides(mark: str, names: Collection[str]) -> bool:
+    """Whether a mark makes fewer names of some: those that recur in other combinations."""
+    parts = {part.strip() for name in names for part in name.split(mark)}
+    return any(mark in name for name in names) and 2 <= len(parts) < len(names)
 
 
 def read_names(cell: Any, separator: str | None) -> list[str] | None:
