@@ -28,7 +28,7 @@ from work import (
 )
 
 
-def run_frostline(work: str, rows: int | None) -> Result:
+def run_frostline(work: str, rows: int | None, *, store: str = "auto") -> Result:
     """Phases with a store that is filled anew; to a score, the plan that was quickest on validation."""
     import frostline as fl
 
@@ -43,7 +43,7 @@ def run_frostline(work: str, rows: int | None) -> Result:
             "data": read_splits(rows),
             "tasks": {name: {} for name in TASKS},
             "plan": plan,
-            "train": {"activations": {"folder": folder}},
+            "train": {"activations": {"folder": folder, "store": store}},
         }
         seen: list[tuple[float, dict[str, Any]]] = []
         run = fl.train(

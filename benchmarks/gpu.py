@@ -2,6 +2,7 @@
 
 python benchmarks/gpu.py --rows 2048 --rounds 3      accelerate beside frostline's own requirements
 python benchmarks/gpu.py --work passes               passes with padding and without, by their size
+python benchmarks/gpu.py --work stores               two layers, by where the states below them lie
 
 All in one process and in alternation, after a round over few rows that does not count; with random weights,
 so no scores. Shares are of the measured rate of bf16 products, without the operations of padding and of
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from contenders import CONTENDERS
+from contenders import CONTENDERS, run_frostline
 from work import DEPTHS, Result, backbone_folder, product_rate, read_rows, use_backbone, useful_gflop
 
 _HEADER = "| work | contender | seconds | texts/s | frostline is so many times as fast | MiB | of the limit |"
@@ -93,6 +94,26 @@ def compare(
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def compare_stores(num_rows: int | None, *, num_rounds: int) -> None:
+    """Prints what two layers take with their states in the GPU's memory, on the disk, and computed again."""
+    from frostline.training import activations
+
+    print("\n| states below the line | seconds | texts/s |\n|---|---|---|")
+    seconds: dict[str, list[float]] = {"in the GPU's memory": [], "on the disk": [], "computed again": []}
+    for number in range(num_rounds + 1):
+        for name in seconds if number % 2 == 0 else reversed(seconds):
+            where = (lambda store, **_: store) if name == "on the disk" else activations.held_where_it_fits
+            store = "never" if name == "computed again" else "always"
+            with patch.object(activations, "held_where_it_fits", where):
+                result = run_frostline("top-layers", num_rows if number > 0 else _WARM_UP_ROWS, store=store)
+            if number > 0:
+                seconds[name].append(result["seconds"])
+    num_texts = DEPTHS["top-layers"][1] * len(read_rows("train", num_rows))
+    for name, found in seconds.items():
+        middle = statistics.median(found)
+        print(f"| {name} | {middle:.2f} ({min(found):.2f}–{max(found):.2f}) | {num_texts / middle:.0f} |")
+
+
 def time_passes(num_rows: int | None, *, num_rounds: int, limit_gflops: float) -> None:
     """Prints how fast a pass without gradient is, with padding and without, by the tokens of a batch."""
     import torch
@@ -136,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", nargs="+", default=list(WORK), choices=[*WORK, "passes"])
+    parser.add_argument("--work", nargs="+", default=list(WORK), choices=[*WORK, "passes", "stores"])
     others = sorted({name for names in WORK.values() for name in names} - {"frostline"})
     parser.add_argument("--without", nargs="+", default=[], choices=others)
     parser.add_argument("--rows", type=int, default=0, help="for training, validation in proportion; 0: all")
@@ -156,7 +177,9 @@ def main() -> None:
         about: dict[str, Any] = {"num_rounds": options.rounds, "limit_gflops": limit}
         if "passes" in options.work:
             time_passes(options.rows or None, **about)
-        works = [work for work in options.work if work != "passes"]
+        if "stores" in options.work:
+            compare_stores(options.rows or None, num_rounds=options.rounds)
+        works = [work for work in options.work if work in WORK]
         print(f"\n{_HEADER}\n|---|---|---|---|---|---|---|" if works else "")
         for work in works:
             names = [name for name in WORK[work] if name not in options.without]

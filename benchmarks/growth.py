@@ -113,8 +113,9 @@ def draw(costs: list[Cost], path: Path) -> None:
     for axes, name in ((left, "seconds of the command"), (right, "memory of its own, MiB")):
         axes.set(xscale="log", xlabel="training rows", ylabel=name)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
+        axes.legend(loc="lower right")
     left.set_yscale("log")
+    right.margins(y=0.25)
     right.set_ylim(bottom=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

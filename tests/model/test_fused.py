@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from conftest import CONFIGS
+from conftest import CONFIGS, save_encoder
 from frostline.model import fused
 from frostline.model.domains import ModelSettings
 from frostline.model.fused import can_fuse, fuse
@@ -166,6 +166,44 @@ def test_a_backbone_has_them(tiny, calls):
     with torch.no_grad():
         backbone.hidden(states, torch.ones(2, 5, dtype=torch.long), start=1, stop=backbone.num_stages)
     assert len(calls) == NUM_FUSED["bert"] * backbone.num_layers
+
+
+@pytest.mark.parametrize("is_cast", [True, False])
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_a_layer_in_one_function_gives_the_bits_of_its_modules(name, is_cast, tmp_path):
+    backbone = load_backbone(
+        ModelSettings(backbone=str(save_encoder(tmp_path, CONFIGS[name])), max_length=32)
+    )
+    layers, called = backbone.transformer.encoder.layer, []
+    for layer in layers:
+        layer.attention.register_forward_hook(lambda *_: called.append(1))
+    if not is_cast:
+        backbone.to_format(torch.bfloat16)
+    states = torch.randn(3, 9, backbone.hidden_width, dtype=torch.float32 if is_cast else torch.bfloat16)
+    mask_BL = _given()["attention_mask"]
+
+    def run():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_cast):
+            return backbone.hidden(states, mask_BL, start=1, stop=backbone.num_stages)
+
+    fast = run()
+    assert not called
+    backbone.train()
+    run()
+    assert len(called) == len(layers), "dropout is for modules"
+    backbone.eval()
+    for layer in layers:
+        del layer.forward
+    by_modules = run()
+    assert len(called) == 2 * len(layers)
+    assert fast.dtype == by_modules.dtype and torch.equal(fast, by_modules)
+
+
+def test_a_layer_with_another_activation_is_left_to_its_modules(tmp_path):
+    config = copy.deepcopy(CONFIGS["bert"])
+    config.hidden_act = "relu"
+    backbone = load_backbone(ModelSettings(backbone=str(save_encoder(tmp_path, config)), max_length=32))
+    assert not any("forward" in vars(layer) for layer in backbone.transformer.encoder.layer)
 
 
 def test_approximations_of_gelu_are_left_alone():

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from frostline.model.dropout import FastDropout, can_drop, dropped, drops_nothing
-from frostline.model.packing import ATTENTION, Packing, attend_packed
+from frostline.model.packing import ATTENTION, Grid, Packing, attend_packed
 
 # Without dropout torch keeps no scores for the backward pass; here they are kept, L x L for each head.
 _LONGEST_KEPT = 512
@@ -69,11 +69,25 @@ def attend(
         return attend_packed(query, key_1HTK=key, value_1HTK=value, packing=packing, scaling=scaling), None
     grid = packing.grid
     query, key, value = (grid.spread(one[0].transpose(0, 1)) for one in (query, key, value))
-    mask_G11P = None if grid.mask_GP is None else grid.mask_GP[:, None, None]
-    out_GHPK = _attend_by_text(
-        module, query, key, value, mask=mask_G11P, dropout=dropout, scaling=scaling, more={}
-    )
+    out_GHPK = attend_in_grid(module, query, key, value, grid=grid, dropout=dropout, scaling=scaling)
     return grid.collect(out_GHPK)[None], None
+
+
+def attend_in_grid(
+    module: nn.Module,
+    query_GHPK: torch.Tensor,
+    key_GHPK: torch.Tensor,
+    value_GHPK: torch.Tensor,
+    *,
+    grid: Grid,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention (G, H, P, K) of texts that lie side by side in a grid, on a CPU (see `attend`)."""
+    mask_G11P = None if grid.mask_GP is None else grid.mask_GP[:, None, None]
+    return _attend_by_text(
+        module, query_GHPK, key_GHPK, value_GHPK, mask=mask_G11P, dropout=dropout, scaling=scaling, more={}
+    )
 
 
 def _attend_by_text(

@@ -6,18 +6,21 @@ what the product before it does: the states of a feed-forward layer do not fit a
 (docs/experiments.md). oneDNN does it on its way out of the product, and rounds once instead of twice. Knows
 modules, not stages.
 
-Shapes: B texts, L tokens, D and E widths.
+Shapes: B texts, L tokens, S rows of texts without padding, D and E widths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from frostline.model.cpu import attend_in_grid
+from frostline.model.packing import Grid, Packing
 
 # What torch's own compiler makes of such pairs on a CPU.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -31,9 +34,9 @@ def can_fuse() -> bool:
 
 
 def fuse(model: nn.Module) -> None:
-    """Gives feed-forward and output modules of BERT's family, and what makes queries, keys and values, a
-    `forward` that may take the fused operators, and attention modules a hook that converts what they are
-    given once.
+    """Gives layers, feed-forward and output modules of BERT's family, and what makes queries, keys and
+    values, a `forward` that may take the fused operators, and attention modules a hook that converts what
+    they are given once.
 
     Modules are known by the names and kinds of their children, which these families share. Parameters, names
     and modes stay; passes in float32 or on other devices stay to the bit, and those with a gradient but for
@@ -43,10 +46,9 @@ def fuse(model: nn.Module) -> None:
         return
     for module in cast(Iterator[Any], model.modules()):
         names = {name for name, _ in module.named_children()}
-        if names == {"dense", "intermediate_act_fn"} and _is_gelu(module.intermediate_act_fn):
-            module.forward = partial(_widen, module)
-        elif names == {"dense", "LayerNorm", "dropout"}:
-            module.forward = partial(_add, module)
+        forward = _forward_of(module, names)
+        if forward is not None:
+            module.forward = partial(forward, module)
         elif names == {"dropout", "lin1", "lin2", "activation"} and _is_gelu(module.activation):
             module.ff_chunk = partial(_feed, module)
         for projections in (three for three in _PROJECTIONS if names.issuperset(three)):
@@ -55,6 +57,52 @@ def fuse(model: nn.Module) -> None:
                     cast(Any, linear).forward = partial(_project, linear)
             if _convert not in module._forward_pre_hooks.values():  # a copy brings its own
                 module.register_forward_pre_hook(_convert)
+
+
+def _forward_of(module: Any, names: set[str]) -> Callable[..., torch.Tensor] | None:
+    """What takes the place of a module's `forward`, by the names of its children."""
+    if names == {"attention", "intermediate", "output"}:
+        is_plain = all(hasattr(getattr(module.attention, "self", None), name) for name in _PROJECTIONS[0])
+        return _run_layer if is_plain and _is_gelu(module.intermediate.intermediate_act_fn) else None
+    if names == {"dense", "intermediate_act_fn"}:
+        return _widen if _is_gelu(module.intermediate_act_fn) else None
+    return _add if names == {"dense", "LayerNorm", "dropout"} else None
+
+
+def _run_layer(
+    layer: Any, hidden_states: torch.Tensor, *given: Any, packing: Packing | None = None, **more: Any
+) -> torch.Tensor:
+    """(1, S, D) from the same, to the bit what the layer's modules make of it one by one.
+
+    Cores that compute a batch each wait for each other's Python, of which this takes less.
+    """
+    attention = layer.attention.self
+    linears = (attention.query, attention.key, attention.value)
+    if packing is None or layer.training or not all(_is_fast(linear, hidden_states) for linear in linears):
+        more |= {} if packing is None else {"packing": packing}
+        return cast(torch.Tensor, type(layer).forward(layer, hidden_states, *given, **more))
+    read = _attend(attention, hidden_states.bfloat16(), packing.grid)
+    middle = _add(layer.attention.output, read, hidden_states)
+    return _add(layer.output, _widen(layer.intermediate, middle), middle)
+
+
+def _attend(attention: Any, states_1SD: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(1, S, D): a layer's attention. What is made on the way is freed at once, so that caches hold the rest."""
+    size = (-1, attention.num_attention_heads, attention.attention_head_size)
+
+    def project(linear: nn.Linear) -> torch.Tensor:
+        return grid.spread(_project(linear, states_1SD).view(size))
+
+    out_GHPK = attend_in_grid(
+        attention,
+        project(attention.query),
+        project(attention.key),
+        project(attention.value),
+        grid=grid,
+        dropout=0.0,
+        scaling=attention.scaling,
+    )
+    return grid.collect(out_GHPK).flatten(1)[None]
 
 
 def _project(linear: Any, input: torch.Tensor) -> torch.Tensor:

@@ -159,6 +159,8 @@ class Grid:
 
 
 def _reorder(rows: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    if not rows.requires_grad:
+        return rows.index_select(0, there)
     return cast(torch.Tensor, _Reordered.apply(rows, there, back))  # type: ignore[no-untyped-call]
 
 
