@@ -87,7 +87,7 @@ def _run_layer(
 
 
 def _attend(attention: Any, states_1SD: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(1, S, D): a layer's attention. What is made on the way is freed at once, so that caches hold the rest."""
+    """(1, S, D): a layer's attention. What is made on the way is freed at once, so that caches hold more."""
     size = (-1, attention.num_attention_heads, attention.attention_head_size)
 
     def project(linear: nn.Linear) -> torch.Tensor:
