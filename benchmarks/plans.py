@@ -23,6 +23,7 @@ from frostline.plan.recipes import recipes
 
 OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
 SOLVED = {"name": "heads", "solver": "probe"}
+AGAIN = SOLVED | {"name": "heads again"}
 DECAY = {"head_lr": 1e-3, "layer_decay": 0.9}
 
 
@@ -53,6 +54,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "little": {
         "full 8 at 1e-4": [everything(1e-4, 8)],
         "full 8 at 2e-4": [everything(2e-4, 8)],
+        "full 8 at 1e-4, solved again": [everything(1e-4, 8), AGAIN],
         "full 16 at 1e-4": [everything(1e-4, 16)],
         "full 16 at 2e-4": [everything(2e-4, 16)],
         "solved, thaw 16 at 2e-4": [SOLVED, thawing(2e-4, 16, 2, 4)],
@@ -76,6 +78,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "full 3 at 2e-4": [everything(2e-4, 3)],
         "solved, all 2 at 2e-4": [SOLVED, everything(2e-4, 2)],
         "solved, all 3 at 2e-4": [SOLVED, everything(2e-4, 3)],
+        "solved, quick thaw 4 at 2e-4, solved again": [SOLVED, thawing(2e-4, 4, 2, 12), AGAIN],
         "solved, quick thaw by 4, 4 at 2e-4": [SOLVED, thawing(2e-4, 4, 4, 12)],
         "solved, quick thaw 4 at 3e-4": [SOLVED, thawing(3e-4, 4, 2, 12)],
         "solved, quick thaw 4 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 4, 2, 12, layer_decay=0.95)],

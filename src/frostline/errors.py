@@ -81,3 +81,8 @@ def listing(items: Iterable[object], *, most: int = 8) -> str:
     names = [str(item) for item in items]
     tail = f", … ({len(names) - most} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + tail
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what is counted: '1 row', '2 rows'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

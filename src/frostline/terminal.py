@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frostline.dry_run import DryRun
+from frostline.errors import counted
 from frostline.inference.predict import FileReport
 from frostline.model.bundle import BundleFile
 from frostline.model.device import Precision
@@ -153,9 +154,12 @@ def show_advice(console: Console, content: Mapping[str, Any], *, place: Path) ->
 
 def show_file_report(report: FileReport, *, output: Path, precision: Precision) -> None:
     """What a pass over a file did; rows without text go to the standard error."""
-    print(f"{report.num_rows} rows written to {output} ({precision.format}: {precision.reason})")
+    print(f"{counted(report.num_rows, 'row')} written to {output} ({precision.format}: {precision.reason})")
     if report.num_empty:
-        rows = "1 row has" if report.num_empty == 1 else f"{report.num_empty} rows have"
+        rows = f"{counted(report.num_empty, 'row')} {'has' if report.num_empty == 1 else 'have'}"
         more = " …" if report.num_empty > len(report.empty_rows) else ""
         places = ", ".join(report.empty_rows)
-        print(f"note: {rows} no text and no answer: {places}{more}", file=sys.stderr)
+        print(
+            f"note: {rows} no text and no answer: {places}{more}",
+            file=sys.stderr,
+        )

@@ -170,40 +170,35 @@ def test_a_backbone_has_them(tiny, calls):
 
 @pytest.mark.parametrize("is_cast", [True, False])
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "electra"])
-def test_a_layer_in_one_function_gives_the_bits_of_its_modules(name, is_cast, tmp_path):
-    backbone = load_backbone(
-        ModelSettings(backbone=str(save_encoder(tmp_path, CONFIGS[name])), max_length=32)
-    )
-    layers, called = backbone.transformer.encoder.layer, []
-    for layer in layers:
-        layer.attention.register_forward_hook(lambda *_: called.append(1))
+def test_attention_without_padding_has_the_bits_of_the_module_itself(name, is_cast, tmp_path, monkeypatch):
+    folder = save_encoder(tmp_path, CONFIGS[name])
+    backbone = load_backbone(ModelSettings(backbone=str(folder), max_length=32))
+    attentions = [layer.attention.self for layer in backbone.transformer.encoder.layer]
     if not is_cast:
         backbone.to_format(torch.bfloat16)
     states = torch.randn(3, 9, backbone.hidden_width, dtype=torch.float32 if is_cast else torch.bfloat16)
-    mask_BL = _given()["attention_mask"]
+    fast, calls = fused.attend_in_grid, []
+    monkeypatch.setattr(fused, "attend_in_grid", lambda *a, **more: calls.append(1) or fast(*a, **more))
 
     def run():
+        calls.clear()
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_cast):
+            mask_BL = _given()["attention_mask"]
             return backbone.hidden(states, mask_BL, start=1, stop=backbone.num_stages)
 
-    fast = run()
-    assert not called
-    backbone.train()
-    run()
-    assert len(called) == len(layers), "dropout is for modules"
-    backbone.eval()
-    for layer in layers:
-        del layer.forward
-    by_modules = run()
-    assert len(called) == 2 * len(layers)
-    assert fast.dtype == by_modules.dtype and torch.equal(fast, by_modules)
-
-
-def test_a_layer_with_another_activation_is_left_to_its_modules(tmp_path):
-    config = copy.deepcopy(CONFIGS["bert"])
-    config.hidden_act = "relu"
-    backbone = load_backbone(ModelSettings(backbone=str(save_encoder(tmp_path, config)), max_length=32))
-    assert not any("forward" in vars(layer) for layer in backbone.transformer.encoder.layer)
+    found = run()
+    assert len(calls) == len(attentions)
+    attentions[0].train()
+    assert not torch.equal(run(), found) and len(calls) == len(attentions) - 1, (
+        "dropout is left to the module"
+    )
+    attentions[0].eval()
+    seen = []
+    attentions[0].query.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(run(), found) and len(seen) == 1
+    for attention in attentions:
+        del attention.forward
+    assert torch.equal(run(), found) and not calls
 
 
 def test_approximations_of_gelu_are_left_alone():

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import DataError, listing
+from frostline.errors import DataError, counted, listing
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 _OTHER_SEPARATORS = (";", "\t", "|")
@@ -47,9 +47,10 @@ def separated_rows(path: Path, lines: Iterator[str], kind: str) -> Iterator[tupl
             if not cells:
                 continue
             if len(cells) != len(names):
+                found, named = counted(len(cells), "cell"), counted(len(names), "column")
                 raise DataError(
-                    f"{path}:{line}: {len(cells)} cells, but the header names {len(names)} columns "
-                    f"({listing(names)}) by {separator!r}. Quote cells that hold it or a line break."
+                    f"{path}:{line}: {found}, but the header names {named} ({listing(names)}) by "
+                    f"{separator!r}. Quote cells that hold it or a line break."
                 )
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:

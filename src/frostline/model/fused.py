@@ -4,9 +4,9 @@ queries, keys and values; and one conversion to bf16 of what these are made of, 
 Operators are fused for products in bf16 without a gradient on a CPU, where a separate GELU costs a quarter of
 what the product before it does: the states of a feed-forward layer do not fit a core's cache
 (docs/experiments.md). oneDNN does it on its way out of the product, and rounds once instead of twice. Knows
-modules, not stages.
+modules and packings, not stages.
 
-Shapes: B texts, L tokens, S rows of texts without padding, D and E widths.
+Shapes: B texts, L tokens, D and E widths; S, G, H, P and K see `packing.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline.model.cpu import attend_in_grid
-from frostline.model.packing import Grid, Packing
+from frostline.model.packing import Packing
 
 # What torch's own compiler makes of such pairs on a CPU.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -34,9 +34,9 @@ def can_fuse() -> bool:
 
 
 def fuse(model: nn.Module) -> None:
-    """Gives layers, feed-forward and output modules of BERT's family, and what makes queries, keys and
-    values, a `forward` that may take the fused operators, and attention modules a hook that converts what
-    they are given once.
+    """Gives modules of BERT's family a `forward` that may take fewer and larger operators: feed-forward and
+    output modules, attention, and the linear layers of its queries, keys and values. Attention modules get a
+    hook that converts what they are given to bf16 once.
 
     Modules are known by the names and kinds of their children, which these families share. Parameters, names
     and modes stay; passes in float32 or on other devices stay to the bit, and those with a gradient but for
@@ -59,39 +59,33 @@ def fuse(model: nn.Module) -> None:
                 module.register_forward_pre_hook(_convert)
 
 
-def _forward_of(module: Any, names: set[str]) -> Callable[..., torch.Tensor] | None:
+def _forward_of(module: Any, names: set[str]) -> Callable[..., Any] | None:
     """What takes the place of a module's `forward`, by the names of its children."""
-    if names == {"attention", "intermediate", "output"}:
-        is_plain = all(hasattr(getattr(module.attention, "self", None), name) for name in _PROJECTIONS[0])
-        return _run_layer if is_plain and _is_gelu(module.intermediate.intermediate_act_fn) else None
     if names == {"dense", "intermediate_act_fn"}:
         return _widen if _is_gelu(module.intermediate_act_fn) else None
-    return _add if names == {"dense", "LayerNorm", "dropout"} else None
+    if names == {"dense", "LayerNorm", "dropout"}:
+        return _add
+    return _attend if names == {*_PROJECTIONS[0], "dropout"} else None
 
 
-def _run_layer(
-    layer: Any, hidden_states: torch.Tensor, *given: Any, packing: Packing | None = None, **more: Any
-) -> torch.Tensor:
-    """(1, S, D) from the same, to the bit what the layer's modules make of it one by one.
+def _attend(
+    attention: Any, hidden_states: torch.Tensor, *given: Any, **more: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention (1, S, D) of texts without padding, the bits that the module itself gives; with a gradient,
+    in training or with padding it is asked itself.
 
-    Cores that compute a batch each wait for each other's Python, of which this takes less.
+    What is made on the way is freed at once, so that caches hold more of the rest, and threads that compute a
+    batch each spend less time in the interpreter that they share. Where there is a packing, `can_pack` has
+    ruled out decoders and other formulas.
     """
-    attention = layer.attention.self
-    linears = (attention.query, attention.key, attention.value)
-    if packing is None or layer.training or not all(_is_fast(linear, hidden_states) for linear in linears):
-        more |= {} if packing is None else {"packing": packing}
-        return cast(torch.Tensor, type(layer).forward(layer, hidden_states, *given, **more))
-    read = _attend(attention, hidden_states.bfloat16(), packing.grid)
-    middle = _add(layer.attention.output, read, hidden_states)
-    return _add(layer.output, _widen(layer.intermediate, middle), middle)
+    packing: Packing | None = more.get("packing")
+    if packing is None or attention.training or not _is_fast(attention.query, hidden_states):
+        itself = type(attention).forward(attention, hidden_states, *given, **more)
+        return cast(tuple[torch.Tensor, torch.Tensor | None], itself)
+    grid, size = packing.grid, (-1, attention.num_attention_heads, attention.attention_head_size)
 
-
-def _attend(attention: Any, states_1SD: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(1, S, D): a layer's attention. What is made on the way is freed at once, so that caches hold more."""
-    size = (-1, attention.num_attention_heads, attention.attention_head_size)
-
-    def project(linear: nn.Linear) -> torch.Tensor:
-        return grid.spread(_project(linear, states_1SD).view(size))
+    def project(linear: nn.Module) -> torch.Tensor:
+        return grid.spread(linear(hidden_states).view(size))
 
     out_GHPK = attend_in_grid(
         attention,
@@ -102,7 +96,7 @@ def _attend(attention: Any, states_1SD: torch.Tensor, grid: Grid) -> torch.Tenso
         dropout=0.0,
         scaling=attention.scaling,
     )
-    return grid.collect(out_GHPK).flatten(1)[None]
+    return grid.collect(out_GHPK).flatten(1)[None], None
 
 
 def _project(linear: Any, input: torch.Tensor) -> torch.Tensor:

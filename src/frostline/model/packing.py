@@ -159,6 +159,7 @@ class Grid:
 
 
 def _reorder(rows: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    """Rows in another order; without a gradient by one operator, since a function of autograd takes time."""
     if not rows.requires_grad:
         return rows.index_select(0, there)
     return cast(torch.Tensor, _Reordered.apply(rows, there, back))  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from frostline.config import Config, as_config
 from frostline.data.batches import Split
 from frostline.data.labels import is_labelled
 from frostline.dry_run import build_estimator
-from frostline.errors import ConfigError, DataError
+from frostline.errors import ConfigError, DataError, counted
 from frostline.plan.groups import stage_name
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.prepare import Prepared, phases_of, prepare, texts_of
@@ -136,8 +136,9 @@ def _few_rows(number: int) -> list[str]:
     if number >= _ENOUGH_HELD:
         return []
     tells_apart = 0.5 / math.sqrt(number)  # standard error of a share near a half
-    rows = "1 row" if number == 1 else f"{number} rows"
-    return [f"{rows} for validation decide this: scores nearer than {tells_apart:.2f} are the same."]
+    verb = "decides" if number == 1 else "decide"
+    rows = counted(number, "row")
+    return [f"{rows} for validation {verb} this: scores nearer than {tells_apart:.2f} are the same."]
 
 
 def _look_at_layers(
