@@ -4,9 +4,10 @@ python benchmarks/scenarios.py                                all rows, half an 
 python benchmarks/scenarios.py --recipes heads features --rows 2000
 
 Ways: the store as a run decides on it, shared by the scenarios, empty at first; none, where the embeddings of
-a backbone that is frozen whole are still held in memory for the run; and computed, where every epoch and every
-evaluation runs the frozen stages, as a training loop with `requires_grad = False` does. The last two differ
-only where the whole backbone is frozen. Seconds are of whole runs; those of the first have imports in them.
+a backbone that is frozen whole are still held in memory for the run; and computed, where every epoch and
+every evaluation runs the frozen stages, as a training loop with `requires_grad = False` does. The last two
+differ only where the whole backbone is frozen. Seconds are of whole runs; those of the first have imports in
+them.
 """
 
 from __future__ import annotations
