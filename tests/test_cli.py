@@ -438,8 +438,11 @@ def _told_at_once(command, said):
 @pytest.mark.parametrize("command", ["show", "evaluate", "predict", "embed", "resume"])
 def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(file, tmp_path, command):
     more = {"evaluate": [file], "predict": [file, "-o", "x"], "embed": [file, "-o", "x"]}.get(command, [])
-    said = "there is no run to go on with" if command == "resume" else "nowhere: no such folder"
-    _told_at_once([command, tmp_path / "nowhere", *more], said)
+    _told_at_once([command, tmp_path / "nowhere", *more], "nowhere: no such folder")
+
+
+def test_a_folder_without_a_run_is_told_before_anything_heavy_is_loaded(tmp_path):
+    _told_at_once(["resume", tmp_path], "holds no config.toml, so there is no run to go on with")
 
 
 def test_a_file_that_is_not_there_is_told_before_anything_heavy_is_loaded(trained):

@@ -25,5 +25,7 @@ def bundle_folder(path: Path) -> Path:
 
 def check_run_folder(folder: Path) -> None:
     """Raises RunError where no run has begun in a folder."""
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder. Give the folder of a run.")
     if not (folder / "config.toml").is_file():
         raise RunError(f"{folder}: holds no config.toml, so there is no run to go on with.")

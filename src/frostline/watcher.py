@@ -14,7 +14,7 @@ from frostline.study.charts import duration
 from frostline.terminal import plan_table, score_table
 from frostline.training.leak import leak_sentence
 
-# Evaluations of a phase that are told one by one; later only better ones and every tenth.
+# Evaluations of a phase that are told one by one; later only better ones, every tenth, and the last.
 _ALL_TOLD, _TOLD_EACH = 10, 10
 
 
@@ -23,7 +23,7 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._evaluations, self._best = 0, -math.inf
+        self._evaluations, self._best, self._untold = 0, -math.inf, ""
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._title = ""
@@ -79,13 +79,13 @@ class Watcher:
 
     def _on_phase(self, event: Mapping[str, Any]) -> None:
         self.close()
-        self._evaluations, self._best = 0, -math.inf
+        self._evaluations, self._best, self._untold = 0, -math.inf, ""
         self.console.print(
             f"[bold]phase {escape(event['phase'])}[/bold] ({_stages(event['frozen_depth'])} frozen)"
         )
 
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
-        self._evaluations, self._best = 0, -math.inf
+        self._evaluations, self._best, self._untold = 0, -math.inf, ""
         self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
     def _on_plateau(self, event: Mapping[str, Any]) -> None:
@@ -123,14 +123,19 @@ class Watcher:
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self._evaluations += 1
         is_better, self._best = event["score"] > self._best, max(self._best, event["score"])
-        if self._evaluations > _ALL_TOLD and self._evaluations % _TOLD_EACH and not is_better:
-            return
-        self.close()
         scores = ", ".join(f"{escape(name)} {value:.3f}" for name, value in event["main"].items())
         epoch = f"epoch {event['epoch']:g}" if event["epoch"] else "solved"
-        self.console.print(f"  {epoch}: validation {event['score']:.3f} ({scores})")
+        line = f"  {epoch}: validation {event['score']:.3f} ({scores})"
+        if self._evaluations > _ALL_TOLD and self._evaluations % _TOLD_EACH and not is_better:
+            self._untold = line
+            return
+        self.close()
+        self._untold = ""
+        self.console.print(line)
 
     def _on_phase_end(self, event: Mapping[str, Any]) -> None:
+        if self._untold:
+            self.console.print(f"{self._untold}; the weights of the best, {self._best:.3f}, are kept")
         self.console.print(
             f"  {event['seconds']:.0f} s; {event['frozen_tensors_verified']} frozen tensors kept every byte"
         )

@@ -118,7 +118,7 @@ def test_a_plain_folder_is_pooled_as_the_run_pools(content, tiny, toy, tmp_path)
 
 
 def test_too_few_texts_are_refused(backbone, tokens):
-    with pytest.raises(BackboneError, match="10 texts are too few"):
+    with pytest.raises(BackboneError, match="too few texts: 10 of at least"):
         measure_drift(backbone, backbone, tokens.take(range(10)), precision=FP32, device=CPU)
 
 

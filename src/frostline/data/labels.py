@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from frostline.data.cells import NameReader, read_names, read_number
 from frostline.data.table import Column, Table
-from frostline.errors import ConfigError, DataError, did_you_mean, listing
+from frostline.errors import ConfigError, DataError, counted, did_you_mean, listing
 from frostline.settings import Settings
 
 Kind = Literal["classification", "multilabel", "regression"]
@@ -198,14 +198,14 @@ def _target_statistics(name: str, targets: LabelsN) -> dict[str, float]:
 def _check_labels(name: str, column: str, settings: TaskSettings, counts: Counter[str], rows: int) -> None:
     if len(counts) < 2:
         raise DataError(
-            f"tasks.{name}: column '{column}' has {len(counts)} label ({listing(counts)}) in {rows} labelled "
-            "rows; at least 2 are needed."
+            f"tasks.{name}: column '{column}' has {counted(len(counts), 'label')} ({listing(counts)}) in "
+            f"{counted(rows, 'labelled row')}; at least 2 labels are needed."
         )
     if settings.labels is None and len(counts) > max(50, rows // 2):
         raise DataError(
             f"tasks.{name}: column '{column}' has {len(counts)} different labels in {rows} rows, such as "
             f'{listing(counts, most=3)}. For numbers set kind = "regression"; if these are labels, list '
-            "them under labels."
+            "them under labels; if they name rows, leave the task out."
         )
 
 

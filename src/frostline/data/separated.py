@@ -48,9 +48,14 @@ def separated_rows(path: Path, lines: Iterator[str], kind: str) -> Iterator[tupl
                 continue
             if len(cells) != len(names):
                 found, named = counted(len(cells), "cell"), counted(len(names), "column")
+                advice = (
+                    "Quote cells that hold it or a line break."
+                    if len(cells) > len(names)
+                    else "A cell without a value is left empty, not out; one with a line break is quoted."
+                )
                 raise DataError(
                     f"{path}:{line}: {found}, but the header names {named} ({listing(names)}) by "
-                    f"{separator!r}. Quote cells that hold it or a line break."
+                    f"{separator!r}. {advice}"
                 )
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:

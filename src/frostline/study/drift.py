@@ -111,7 +111,7 @@ def measure_drift(
     """
     changes = weight_changes(before, after)
     if len(tokens) < _FEWEST_TEXTS:
-        raise BackboneError(f"drift: {len(tokens)} texts are too few; {_FEWEST_TEXTS} or more are needed.")
+        raise BackboneError(f"drift: too few texts: {len(tokens)} of at least {_FEWEST_TEXTS}.")
     near = min(_MOST_NEIGHBOURS, len(tokens) // _TEXTS_A_NEIGHBOUR)
     general_before = general_ability(before.to(device), precision=precision, device=device)
     if not any(changes.values()):
