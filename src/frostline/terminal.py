@@ -159,7 +159,4 @@ def show_file_report(report: FileReport, *, output: Path, precision: Precision) 
         rows = f"{counted(report.num_empty, 'row')} {'has' if report.num_empty == 1 else 'have'}"
         more = " …" if report.num_empty > len(report.empty_rows) else ""
         places = ", ".join(report.empty_rows)
-        print(
-            f"note: {rows} no text and no answer: {places}{more}",
-            file=sys.stderr,
-        )
+        print(f"note: {rows} no text and no answer: {places}{more}", file=sys.stderr)
