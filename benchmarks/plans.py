@@ -67,6 +67,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, quick thaw 8 at 1e-4": [SOLVED, thawing(1e-4, 8, 2, 16)],
         "layers 8 at 1e-4": [everything(1e-4, 8, top_layers=6)],
         "solved, quick thaw 8 at 2e-4": [SOLVED, thawing(2e-4, 8, 2, 16)],
+        "solved, quick thaw 8 at 2e-4, solved again": [SOLVED, thawing(2e-4, 8, 2, 12), AGAIN],
         "solved, quick thaw 8 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 8, 2, 16, layer_decay=0.95)],
         "solved, quick thaw by 4, 8 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 8, 4, 16, layer_decay=0.95)],
     },
