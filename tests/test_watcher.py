@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from frostline.watcher import Watcher
@@ -19,18 +20,47 @@ def _evaluation(epoch, score):
     return {"event": "evaluation", "epoch": epoch, "score": score, "main": {"topic": score}}
 
 
+def _end(score):
+    scores = {"score": score}
+    return {
+        "event": "phase_end",
+        "seconds": 1.0,
+        "frozen_tensors_verified": 9,
+        "leak": {},
+        "validation": scores,
+    }
+
+
+PHASE = {"event": "phase", "phase": "heads", "frozen_depth": 7}
+
+
 def test_of_many_evaluations_the_first_better_and_tenth_ones_and_the_last_are_told():
     scores = [0.5] * 52
     scores[33] = 0.6
-    phase = {"event": "phase", "phase": "heads", "frozen_depth": 7}
-    end = {"event": "phase_end", "seconds": 1.0, "frozen_tensors_verified": 9, "leak": {}}
-    lines = _shown([phase, *(_evaluation(n, score) for n, score in enumerate(scores, 1)), end])
+    lines = _shown([PHASE, *(_evaluation(n, score) for n, score in enumerate(scores, 1)), _end(0.6)])
     told = [int(line.split()[1].rstrip(":")) for line in lines if "epoch" in line]
     assert told == [*range(1, 11), 20, 30, 34, 40, 50, 52]
-    assert lines[-2] == "  epoch 52: validation 0.500 (topic 0.500); the weights of the best, 0.600, are kept"
+    assert lines[-2] == "  kept: the weights of the best evaluation, validation 0.600"
+
+
+def test_of_the_weights_that_a_phase_ends_with_nothing_is_said_if_they_are_its_last():
+    assert not any(
+        "kept:" in line for line in _shown([PHASE, _evaluation(1, 0.6), _evaluation(2, 0.5), _end(0.5)])
+    )
+
+
+@pytest.mark.parametrize("event", [
+    {"event": "plateau"},
+    {"event": "thaw", "frozen_depth": 5},
+    {"event": "guard", "task": "topic", "lost": 0.2, "action": "stop"},
+])  # fmt: skip
+def test_the_evaluation_that_something_follows_from_is_told_before_it(event):
+    lines = _shown([PHASE, *(_evaluation(n, 0.5) for n in range(1, 13)), event, _end(0.5)])
+    place = next(i for i, line in enumerate(lines) if "epoch 12:" in line)
+    assert any(word in lines[place + 1] for word in ("plateau:", "guard:"))
+    assert sum("epoch 12:" in line for line in lines) == 1
 
 
 def test_every_phase_is_told_from_its_start():
-    phase = {"event": "phase", "phase": "heads", "frozen_depth": 7}
-    events = [phase, *(_evaluation(n, 0.5) for n in range(1, 15))]
+    events = [PHASE, *(_evaluation(n, 0.5) for n in range(1, 15)), _end(0.5)]
     assert len(_shown([*events, *events])) == 2 * len(_shown(events))

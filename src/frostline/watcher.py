@@ -23,7 +23,9 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._evaluations, self._best, self._untold = 0, -math.inf, ""
+        self._evaluations, self._best = 0, -math.inf
+        self._latest: Mapping[str, Any] | None = None
+        self._is_told = True
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._title = ""
@@ -79,19 +81,22 @@ class Watcher:
 
     def _on_phase(self, event: Mapping[str, Any]) -> None:
         self.close()
-        self._evaluations, self._best, self._untold = 0, -math.inf, ""
+        self._evaluations, self._best = 0, -math.inf
         self.console.print(
             f"[bold]phase {escape(event['phase'])}[/bold] ({_stages(event['frozen_depth'])} frozen)"
         )
 
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
-        self._evaluations, self._best, self._untold = 0, -math.inf, ""
+        self._tell_latest()
+        self._evaluations, self._best = 0, -math.inf
         self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
 
     def _on_plateau(self, event: Mapping[str, Any]) -> None:
+        self._tell_latest()
         self.console.print("  plateau: the phase has learned what it can and ends")
 
     def _on_guard(self, event: Mapping[str, Any]) -> None:
+        self._tell_latest()
         self.console.print(
             f"  [yellow]guard:[/yellow] the frozen {escape(event['task'])} head has lost {event['lost']:.3f} "
             f"({event['action']})"
@@ -123,19 +128,25 @@ class Watcher:
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self._evaluations += 1
         is_better, self._best = event["score"] > self._best, max(self._best, event["score"])
-        scores = ", ".join(f"{escape(name)} {value:.3f}" for name, value in event["main"].items())
-        epoch = f"epoch {event['epoch']:g}" if event["epoch"] else "solved"
-        line = f"  {epoch}: validation {event['score']:.3f} ({scores})"
-        if self._evaluations > _ALL_TOLD and self._evaluations % _TOLD_EACH and not is_better:
-            self._untold = line
+        self._latest, self._is_told = event, False
+        if is_better or self._evaluations <= _ALL_TOLD or self._evaluations % _TOLD_EACH == 0:
+            self._tell_latest()
+
+    def _tell_latest(self) -> None:
+        """A line for the latest evaluation, unless it has one."""
+        if self._latest is None or self._is_told:
             return
         self.close()
-        self._untold = ""
-        self.console.print(line)
+        self._is_told = True
+        scores = ", ".join(f"{escape(name)} {value:.3f}" for name, value in self._latest["main"].items())
+        epoch = f"epoch {self._latest['epoch']:g}" if self._latest["epoch"] else "solved"
+        self.console.print(f"  {epoch}: validation {self._latest['score']:.3f} ({scores})")
 
     def _on_phase_end(self, event: Mapping[str, Any]) -> None:
-        if self._untold:
-            self.console.print(f"{self._untold}; the weights of the best, {self._best:.3f}, are kept")
+        self._tell_latest()
+        kept = event["validation"]["score"]
+        if self._latest is not None and kept != self._latest["score"]:
+            self.console.print(f"  kept: the weights of the best evaluation, validation {kept:.3f}")
         self.console.print(
             f"  {event['seconds']:.0f} s; {event['frozen_tensors_verified']} frozen tensors kept every byte"
         )
