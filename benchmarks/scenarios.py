@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from work import TASKS, read_splits
 
 import frostline as fl
 from frostline.data.batches import Split, pad
@@ -28,7 +29,6 @@ from frostline.data.table import IntN
 from frostline.model.device import map_batches
 from frostline.training.activations import Activations
 
-OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
 WAYS = ("store", "none", "computed")
 
 
@@ -63,12 +63,8 @@ def way(name: str) -> AbstractContextManager[object]:
 def seconds_of(recipe: str, name: str, *, rows: int, folder: Path) -> tuple[float, float]:
     """Of a run, and its score on validation."""
     config = {
-        "data": {
-            "train": str(OPINIONS / "train.jsonl"),
-            "validation": str(OPINIONS / "validation.jsonl"),
-            **({"max_train_samples": rows, "split_seed": 0} if rows else {}),
-        },
-        "tasks": {"classification": {}, "sentiment": {}},
+        "data": read_splits(rows or None),
+        "tasks": {name: {} for name in TASKS},
         "plan": {"recipe": recipe},
         "train": {
             "activations": {"store": "auto" if name == "store" else "never", "folder": str(folder / "stores")}

@@ -66,9 +66,10 @@ def labels_undivided(task: Task) -> Iterator[str]:
     for mark in _SEPARATORS:
         if divides(mark, task.labels):
             whole = next(label for label in task.labels if mark in label)
+            kind = "" if task.kind == "multilabel" else 'kind = "multilabel" and '
             yield (
                 f"task '{task.name}': labels hold '{mark}', such as '{whole}'. If it divides several labels, "
-                f'set kind = "multilabel" and separator = "{mark}".'
+                f'set {kind}separator = "{mark}".'
             )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from frostline.errors import counted
 from frostline.study.charts import duration
 from frostline.terminal import plan_table, score_table
 from frostline.training.leak import leak_sentence
@@ -82,14 +83,15 @@ class Watcher:
     def _on_phase(self, event: Mapping[str, Any]) -> None:
         self.close()
         self._evaluations, self._best = 0, -math.inf
-        self.console.print(
-            f"[bold]phase {escape(event['phase'])}[/bold] ({_stages(event['frozen_depth'])} frozen)"
-        )
+        stages = counted(event["frozen_depth"], "stage")
+        self.console.print(f"[bold]phase {escape(event['phase'])}[/bold] ({stages} frozen)")
 
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
         self._tell_latest()
         self._evaluations, self._best = 0, -math.inf
-        self.console.print(f"  plateau: the frost line moves down ({_stages(event['frozen_depth'])} frozen)")
+        self.console.print(
+            f"  plateau: the frost line moves down ({counted(event['frozen_depth'], 'stage')} frozen)"
+        )
 
     def _on_plateau(self, event: Mapping[str, Any]) -> None:
         self._tell_latest()
@@ -173,7 +175,3 @@ class Watcher:
             f"{report['seconds']:.0f} s, {report['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Model: "
             f"{escape(folder)}/model. Pictures: {escape(folder)}/trainability.png, curves.png"
         )
-
-
-def _stages(number: int) -> str:
-    return f"{number} stage{'s' if number != 1 else ''}"

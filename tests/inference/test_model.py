@@ -97,7 +97,6 @@ def test_the_test_scores_of_the_report_are_those_of_the_loaded_model(trained):
     assert found == report["test"]
 
 
-@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 def test_memory_of_a_batch_is_kept_for_the_next_where_there_are_many(model, monkeypatch):
     kept = []
 
@@ -114,6 +113,7 @@ def test_memory_of_a_batch_is_kept_for_the_next_where_there_are_many(model, monk
     assert kept == ["during", "after"]
 
 
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 def test_the_order_of_texts_does_not_change_an_answer(model):
     texts = TEXTS * 200
     np.testing.assert_allclose(model.encode(texts)[: len(TEXTS)], model.encode(TEXTS), atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCardData
 
 from frostline.data.labels import Task
+from frostline.errors import counted
 from frostline.model.bundle import BundleFile
 
 _METRICS = {"classification": "f1", "multilabel": "f1", "regression": "pearsonr"}
@@ -46,7 +47,7 @@ def build_card(tasks: tuple[Task, ...], about: BundleFile, *, split: str) -> str
 {head.to_yaml()}
 ---
 
-# One encoder, {len(tasks)} task{"s" if len(tasks) > 1 else ""}
+# One encoder, {counted(len(tasks), "task")}
 
 Fine-tuned from `{about.base_model}` by frostline {about.frostline}; plan: {about.plan}.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from frostline.errors import counted
 from frostline.study.significance import Draws
 from frostline.training.intervals import percentiles
 
@@ -69,7 +70,7 @@ def _reason(taken: Mapping[str, Any], best: Mapping[str, Any], draws: Mapping[st
 def _uncertainty(
     taken: Mapping[str, Any], draws: Mapping[str, Draws], *, num_rows: int, num_seeds: int
 ) -> str:
-    basis = f"Judged on {num_rows:,} validation rows and {num_seeds} seed{'s' if num_seeds > 1 else ''}"
+    basis = f"Judged on {num_rows:,} validation rows and {counted(num_seeds, 'seed')}"
     caution = "" if num_seeds > 1 else "; how much another seed changes is not known (give more --seeds)"
     others = [name for name in draws if name != taken["name"]]
     if not others:

@@ -17,6 +17,7 @@ import torch
 
 from frostline.data.batches import Split
 from frostline.data.table import IntN
+from frostline.errors import counted
 from frostline.model.backbone import Backbone
 from frostline.model.device import Precision
 from frostline.plan.phase import Phase
@@ -52,10 +53,9 @@ class Decision:
 
     def sentence(self) -> str:
         """The decision in words."""
-        stages = f"{self.depth} stage{'s' if self.depth > 1 else ''}"
         about = f"about {self.seconds_stored:.0f} s stored, {self.seconds_recomputed:.0f} s computed again"
         what = f"stored ({self.num_bytes / 2**20:.0f} MiB)" if self.is_stored else "computed in every epoch"
-        return f"phase '{self.phase}': the outputs of {stages} are {what}: {about}"
+        return f"phase '{self.phase}': the outputs of {counted(self.depth, 'stage')} are {what}: {about}"
 
 
 def decide(
