@@ -6,44 +6,23 @@ Holds no default of its own.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from frostline.data.dataset import DataSettings
 from frostline.data.labels import TaskSettings, check_task_names
-from frostline.errors import ConfigError, did_you_mean
+from frostline.errors import ConfigError
+from frostline.mistakes import explanations
 from frostline.model.domains import ModelSettings
 from frostline.plan.phase import PlanSettings
 from frostline.plan.recipes import recipe_of, resolve_phases
 from frostline.settings import Settings
 from frostline.training.settings import TrainSettings
-
-_SYNONYMS = {
-    "body_lr": "backbone_lr",
-    "encoder_lr": "backbone_lr",
-    "learning_rate": "backbone_lr",
-    "lr": "head_lr",
-    "unfreeze": "top_layers",
-    "freeze": "frozen_heads",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "body": "backbone",
-    "encoder": "backbone",
-    "max_seq_length": "max_length",
-    "dev": "validation",
-    "val": "validation",
-}
-
-
-# Parts of a place in pydantic's errors that are no keys: which type of a union was tried.
-_UNION_MEMBER = re.compile(r"(int|float|str|bool|function-.*|(literal|dict|list|tuple|constrained-.*)\[.*\])")
-
 
 _DATA_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"}
 
@@ -72,9 +51,8 @@ class Config(Settings):
         try:
             content = tomllib.loads(place.read_text("utf-8"))
         except OSError as error:
-            raise ConfigError(
-                f"{place}: cannot be read ({error.strerror}). Write one with frostline init DATA."
-            ) from error
+            hint = "Give a file in it." if place.is_dir() else "Write one with frostline init DATA."
+            raise ConfigError(f"{place}: cannot be read ({error.strerror}). {hint}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             is_data = any(ending in _DATA_ENDINGS for ending in place.suffixes)
             hint = f" Is it data? Write a file for it: frostline init {place}" if is_data else ""
@@ -92,7 +70,7 @@ class Config(Settings):
         try:
             config = cls.model_validate(dict(content))
         except ValidationError as error:
-            raise ConfigError("\n".join(explanations(error))) from error
+            raise ConfigError("\n".join(explanations(error, settings=cls))) from error
         check_task_names(config.tasks)
         if config.plan.recipe:
             recipe_of(config.plan.recipe)
@@ -219,7 +197,7 @@ def _write_out(content: dict[str, Any], keys: Sequence[str]) -> None:
     try:
         settings = PlanSettings.model_validate(plan)
     except ValidationError as error:
-        raise ConfigError("\n".join(explanations(error, within=("plan",)))) from error
+        raise ConfigError("\n".join(explanations(error, settings=Config, within=("plan",)))) from error
     frozen = [name for name, task in tasks.items() if isinstance(task, dict) and task.get("frozen")]
     phases = resolve_phases(settings, tasks=tasks, frozen=frozen)
     written = [_with_lists(phase.model_dump(exclude_none=True)) for phase in phases]
@@ -234,62 +212,3 @@ def _item(place: Sequence[Any], part: str, key: str) -> int:
     if not part.isdecimal() or int(part) >= len(place):
         raise ConfigError(f"--set {key}: '{part}' is no item of the list. There are {len(place)}, from 0 on.")
     return int(part)
-
-
-def explanations(error: ValidationError, *, within: tuple[str, ...] = ()) -> list[str]:
-    """A sentence for each key that is wrong; what a union of types refuses many times is said once.
-
-    Args:
-        error: of the settings of a run, or of a part of them.
-        within: keys that lead to this part.
-    """
-    sentences: dict[str, str] = {}
-    for detail in error.errors():
-        inner = [part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
-        location = [*within, *inner]
-        sentences.setdefault(json.dumps(location), _explain(detail, location))
-    return list(sentences.values())
-
-
-def _explain(detail: Any, location: list[Any]) -> str:
-    """Key, what is wrong, what arrived, the nearest known key."""
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        word = str(location[-1])
-        near = _SYNONYMS.get(word, "")
-        hint = f" Did you mean '{near}'?" if near in known else did_you_mean(word, known)
-        return f"{key}: unknown key.{hint} Known here: {', '.join(known)}."
-    if detail["type"] == "missing":
-        return f"{key}: is missing."
-    if detail["type"] in {"model_type", "dict_type"}:
-        keys = f" Known here: {', '.join(_known_keys(location))}." if detail["type"] == "model_type" else ""
-        return f"{key}: a table of keys is needed, {detail['input']!r:.60} arrived.{keys}"
-    if detail["type"] == "tuple_type":
-        return f"{key}: a list is needed, such as [{json.dumps(str(detail['input']), ensure_ascii=False)}]."
-    arrived = (
-        ""
-        if detail["type"] == "value_error" or isinstance(detail["input"], dict)
-        else f", {detail['input']!r:.60} arrived"
-    )
-    message = str(detail["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"{key}: {message[0].lower()}{message[1:]}{arrived}."
-
-
-def _known_keys(location: list[Any]) -> list[str]:
-    """Keys of the settings at a place."""
-    settings: Any = Config
-    for part in location:
-        if isinstance(part, str) and part in settings.model_fields:
-            settings = _settings_in(settings.model_fields[part].annotation) or settings
-    return list(settings.model_fields)
-
-
-def _settings_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in get_args(annotation):
-        found = _settings_in(inner)
-        if found:
-            return found
-    return None

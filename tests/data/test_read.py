@@ -88,7 +88,23 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_pat
         (
             "d.csv",
             "a,b\n1,2\n".encode("utf-16"),
-            r"d.csv:1: byte 0xff is not UTF-8.*; it begins as UTF-16 does, which iconv -f UTF-16 ",
+            r"d.csv:1: byte 0xff is not UTF-8.* It begins as UTF-16 does: convert it, iconv -f UTF-16 ",
+        ),
+        (
+            "d.csv",
+            b"PK\x03\x04\x14\x00\xff",
+            r"d.csv:1: .* begins as an Excel workbook or another ZIP archive. Give",
+        ),
+        (
+            "d.csv",
+            gzip.compress(b"a,b\n", mtime=0),
+            r"d.csv:1: .* begins as a gzip file, .* end in .gz. Give",
+        ),
+        ("d.jsonl", b"PAR1\x15\x04\xff", r"d.jsonl:1: .* begins as a Parquet file"),
+        (
+            "d.csv",
+            b"a,b\n\x7f\x45\x00\xfe,1\n",
+            r"d.csv:2: byte 0xfe is not UTF-8.* no text. Is it another kind of",
         ),
         ("d.csv.gz", b"plain", r"d.csv.gz: is not a whole gzip file"),
         ("d.csv.gz", gzip.compress(b"a,b\n" * 99, mtime=0)[:-9], r"d.csv.gz: is not a whole gzip file"),

@@ -124,7 +124,10 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([{"txt": "a", "topic": "x"}], r"no column 'text'. Columns: txt, topic. Did you mean 'txt'\?"),
+        (
+            [{"txt": "a", "topic": "x"}],
+            r"no column 'text' \(data.text\). Columns: txt, topic. Did you mean 'txt'\?",
+        ),
         ([{"text": "a"}], "no column 'topic'"),
         ([], "no rows"),
         (

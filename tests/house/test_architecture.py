@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "frostline"
 # A module may import what stands above it here, and what is in its own room.
 FLOORS = [
     {"errors"},
-    {"settings", "atomic", "locks", "places", "signals"},
+    {"settings", "mistakes", "atomic", "locks", "places", "signals"},
     {"cache"},
     {"data"},
     {"model"},

@@ -115,9 +115,13 @@ def load_tables(
     check_columns(settings, tasks)
     seed = seed if settings.split_seed is None else settings.split_seed
     given = given or {}
-    columns = text_columns(settings)
+    columns = [
+        replace(one, key=key)
+        for one, key in zip(text_columns(settings), ("data.text", "data.group"), strict=False)
+    ]
     for name, one in tasks.items():
-        columns.append(replace(label_column(name, one), may_be_absent=name in given))
+        column, key = label_column(name, one), f"tasks.{name}.column"
+        columns.append(replace(column, may_be_absent=name in given, key=key))
     whole = read_table(settings.train, columns, split="train")
     resolved = tuple(resolve_task(name, one, whole, given=given.get(name)) for name, one in tasks.items())
     if settings.max_train_samples is not None:

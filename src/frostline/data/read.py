@@ -31,6 +31,12 @@ _BLOCK_LENGTH = 16 * 2**20  # characters
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+_BEGINNINGS = {
+    b"PK\x03\x04": "an Excel workbook or another ZIP archive",
+    b"\x1f\x8b": "a gzip file, whose name should end in .gz",
+    b"PAR1": "a Parquet file, whose name should end in .parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -192,15 +198,20 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}:{number}: byte {line[error.start]:#04x} is not UTF-8 (at byte {error.start + 1} of "
-                f"the line). Save the file as UTF-8{_way_to_utf8(line)}."
+                f"the line). {_way_to_utf8(line)}"
             ) from error
 
 
 def _way_to_utf8(line: bytes) -> str:
-    """A command for what else files are mostly written in, with what it depends on."""
+    """What else the file of a line is likely to be, and what to do then."""
+    for beginning, name in _BEGINNINGS.items():
+        if line.startswith(beginning):
+            return f"The file begins as {name}. Give a file of one of the formats {', '.join(_SUFFIXES)}."
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "; it begins as UTF-16 does, which iconv -f UTF-16 -t UTF-8 converts"
-    return "; if it is in WINDOWS-1252, iconv -f WINDOWS-1252 -t UTF-8 converts it"
+        return "It begins as UTF-16 does: convert it, iconv -f UTF-16 -t UTF-8."
+    if _NO_TEXT.search(line):
+        return "Bytes beside it belong to no text. Is it another kind of file?"
+    return "Save the file as UTF-8; if it is in WINDOWS-1252, iconv -f WINDOWS-1252 -t UTF-8 converts it."
 
 
 def _jsonl_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:

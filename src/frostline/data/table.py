@@ -67,6 +67,7 @@ class Column:
         type: Arrow type of the values.
         is_required: whether every row must have a value.
         may_be_absent: whether all sources may lack the column, which is then missing in every row.
+        key: setting that names it, which a message says; empty: none.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Column:
     type: pa.DataType
     is_required: bool = False
     may_be_absent: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ def _check_columns(names: Sequence[str], columns: Sequence[Column], seen: list[s
     for column in columns:
         if column.name not in seen and not column.may_be_absent:
             raise DataError(
-                f"{listing(names)}: no column '{column.name}'. Columns: {listing(seen)}."
-                + did_you_mean(column.name, seen)
+                f"{listing(names)}: no column '{column.name}'{f' ({column.key})' if column.key else ''}. "
+                f"Columns: {listing(seen)}." + did_you_mean(column.name, seen)
             )
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from frostline.config import explanations
+from frostline.config import Config
 from frostline.errors import ConfigError, did_you_mean
+from frostline.mistakes import explanations
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import recipes
 
@@ -115,7 +116,8 @@ def _read_plan(path: Path) -> PlanSettings:
     try:
         settings = PlanSettings.model_validate(plan)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "\n".join(explanations(error, within=("plan",)))) from error
+        wrong = explanations(error, settings=Config, within=("plan",))
+        raise ConfigError(f"{path}: " + "\n".join(wrong)) from error
     if not (settings.recipe or settings.phases):
         raise ConfigError(f"{path}: holds no plan. Give it [[plan.phases]], or plan.recipe.")
     return settings
