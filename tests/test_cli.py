@@ -447,3 +447,17 @@ def test_a_folder_without_a_run_is_told_before_anything_heavy_is_loaded(tmp_path
 
 def test_a_file_that_is_not_there_is_told_before_anything_heavy_is_loaded(trained):
     _told_at_once(["predict", trained, "nowhere.csv", "-o", "x.csv"], "nowhere.csv: no such file")
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "said"),
+    [
+        ("predict", "out.txt", "out.txt: cannot tell the format from the name"),
+        ("embed", "out.npz", "out.npz: not a format of embeddings"),
+        ("embed", "out.txt", "Or .npy: one matrix of float32"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_before_anything_heavy_is_loaded(
+    trained, toy, command, output, said
+):
+    _told_at_once([command, trained, toy / "train.jsonl", "-o", output], said)

@@ -42,7 +42,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Write the rows of a file with predictions added."""
-    _check(model, data)
+    _check(model, data, output)
     from frostline.inference.predict import predict_file
 
     _through(predict_file, model, data, output, text, precision, as_json)
@@ -58,7 +58,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Write the embeddings of a file's texts, as .npy or beside the rows."""
-    _check(model, data)
+    _check(model, data, output, takes_matrix=True)
     from frostline.inference.predict import embed_file
 
     _through(embed_file, model, data, output, text, precision, as_json)
@@ -82,12 +82,15 @@ def show(model: ModelFolder, as_json: Json = False) -> None:
     return show_model(network, about)
 
 
-def _check(model: Path, data: Path) -> None:
-    """Raises where a model or a file is not there, before anything heavy is imported."""
+def _check(model: Path, data: Path, output: Path | None = None, *, takes_matrix: bool = False) -> None:
+    """Raises before anything heavy is imported: no such model or file, an output that cannot be."""
     from frostline.data.read import checked_format
+    from frostline.inference.write import checked_target
 
     bundle_folder(model)
     checked_format(data)
+    if output is not None:
+        checked_target(output, source=data, takes_matrix=takes_matrix)
 
 
 def _model(folder: Path, precision: str) -> Any:

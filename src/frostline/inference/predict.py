@@ -27,7 +27,7 @@ from frostline.data.table import Source, read_table
 from frostline.errors import DataError, did_you_mean, listing
 from frostline.inference.model import Model, Prediction, decide
 from frostline.inference.parts import Numbers, Parts, parts_of
-from frostline.inference.write import NpyWriter, row_writer
+from frostline.inference.write import NpyWriter, checked_target, row_writer
 
 Watch = Callable[[int], None]
 
@@ -62,6 +62,7 @@ def predict_file(
     Raises:
         DataError: a file that cannot be read, no such column, or a column that would be overwritten.
     """
+    checked_target(target, source=source)
     columns = [name for task in model.tasks.values() for name in _added(task)]
     types = [kind for task in model.tasks.values() for kind in _added_types(task)]
 
@@ -114,10 +115,8 @@ def embed_file(
     Args and errors as `predict_file`.
     """
     width = model.network.backbone.width
-    if target.suffix == ".npz":
-        raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
-    is_matrix = target.suffix.lower() == ".npy"
-    is_flat = not is_matrix and _embedding_format(target) in {"csv", "tsv"}
+    kind = checked_target(target, source=source, takes_matrix=True)
+    is_flat = kind in {"csv", "tsv"}
     columns = [f"embedding_{i}" for i in range(width)] if is_flat else ["embedding"]
 
     def rows_of(values: Numbers) -> list[Row]:
@@ -133,18 +132,11 @@ def embed_file(
         rows_of=rows_of,
         watch=watch,
     )
-    if is_matrix:
+    if kind == "npy":
         return _embed_npy(job, target, width)
     # No list of a fixed size: pyarrow before 26 does not write or read one where a row is missing.
-    kind = pa.float32() if is_flat else pa.list_(pa.float32())
-    return _transform(job, target, pa.schema([(name, kind) for name in columns]))
-
-
-def _embedding_format(target: Path) -> str:
-    try:
-        return format_of(target)[0]
-    except DataError as error:
-        raise DataError(f"{error} Or .npy: one matrix of float32.") from error
+    numbers = pa.float32() if is_flat else pa.list_(pa.float32())
+    return _transform(job, target, pa.schema([(name, numbers) for name in columns]))
 
 
 @dataclass(frozen=True)
@@ -169,14 +161,8 @@ class _Job:
     rows_of: Callable[[Numbers], list[Row]]
     watch: Watch | None
 
-    def start(self, target: Path, added: list[str]) -> Iterator[Block]:
+    def start(self, added: list[str]) -> Iterator[Block]:
         """The blocks of the file, once the first is found to be in order."""
-        if target.is_symlink():
-            raise DataError(f"{target}: is a link to {target.readlink()}. Give that name, or another output.")
-        if self.source.resolve() == target.resolve():
-            raise DataError(f"{target}: is the input too. Give another output.")
-        if target.is_dir():
-            raise DataError(f"{target}: is a folder. Give the name of a file.")
         blocks = _checked_blocks(self.source, self.column, added)
         first = next(blocks, None)
         return itertools.chain([first] if first else [], blocks)
@@ -195,7 +181,7 @@ class _Job:
 
 
 def _embed_npy(job: _Job, target: Path, width: int) -> FileReport:
-    report, blocks = FileReport(0, [], 0), job.start(target, [])
+    report, blocks = FileReport(0, [], 0), job.start([])
     with (
         parts_of(target, job.model, kind=job.kind) as parts,
         new_file(target) as temporary,
@@ -212,7 +198,7 @@ def _embed_npy(job: _Job, target: Path, width: int) -> FileReport:
 
 def _transform(job: _Job, target: Path, added: pa.Schema) -> FileReport:
     """Writes the rows of a file with columns added."""
-    report, blocks = FileReport(0, [], 0), job.start(target, added.names)
+    report, blocks = FileReport(0, [], 0), job.start(added.names)
     kind = format_of(target)[0]
     names = [*column_names(job.source), *added.names] if kind in {"csv", "tsv"} else []
     schema = pa.schema([*schema_of(job.source), *added]) if kind == "parquet" else None

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from frostline.atomic import new_file
 from frostline.data.read import Row, format_of
 from frostline.data.separated import ALL_SEPARATORS
+from frostline.errors import DataError
 
 
 class RowWriter(Protocol):
@@ -29,6 +30,33 @@ class RowWriter(Protocol):
 
     def close(self) -> None:
         """Ends the file."""
+
+
+def checked_target(target: Path, *, source: Path, takes_matrix: bool = False) -> str:
+    """Format of a file to be written: one of `FORMATS`, or 'npy'.
+
+    Args:
+        target: the file.
+        source: that it is made of.
+        takes_matrix: whether `.npy` is a format too.
+
+    Raises:
+        DataError: a link, a folder, the source itself, or an unknown format.
+    """
+    if target.is_symlink():
+        raise DataError(f"{target}: is a link to {target.readlink()}. Give that name, or another output.")
+    if source.resolve() == target.resolve():
+        raise DataError(f"{target}: is the input too. Give another output.")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder. Give the name of a file.")
+    if takes_matrix and target.suffix == ".npz":
+        raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
+    if takes_matrix and target.suffix.lower() == ".npy":
+        return "npy"
+    try:
+        return format_of(target)[0]
+    except DataError as error:
+        raise DataError(f"{error} Or .npy: one matrix of float32.") if takes_matrix else error from error
 
 
 @contextmanager
