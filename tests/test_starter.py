@@ -175,7 +175,8 @@ def test_files_that_were_found_beside_the_one_given_are_said(toy, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a b"}], "no column looks like labels"),
+        ([{"text": "a b"}], r"no column looks like labels; beside the texts, 'text', it has none\."),
+        ([{"text": "a b", "mood": "good"}], r'it has "mood" \(one value as far as was looked\)\.'),
         ([{"n": 1}, {"n": 2}], "no column of texts"),
     ],
 )

@@ -52,8 +52,10 @@ def build_starter(data: Path) -> str:
     }
     tasks = {name: kind for name, kind in kinds.items() if kind is not None}
     if not tasks:
+        others = ", ".join(_quoted(name, columns[name]) for name in kinds)
         raise DataError(
-            f"{data}: no column looks like labels (columns: {', '.join(columns)}). Write the file by hand."
+            f"{data}: no column looks like labels; beside the texts, '{text}', it has "
+            f"{others or 'none'}. Write the file by hand."
         )
     names: dict[str, str] = {}
     for number, column in enumerate(tasks, 1):
