@@ -5,6 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from frostline import watcher as module
 from frostline.watcher import Watcher
 
 
@@ -64,3 +65,25 @@ def test_the_evaluation_that_something_follows_from_is_told_before_it(event):
 def test_every_phase_is_told_from_its_start():
     events = [PHASE, *(_evaluation(n, 0.5) for n in range(1, 15)), _end(0.5)]
     assert len(_shown([*events, *events])) == 2 * len(_shown(events))
+
+
+def test_in_a_file_progress_is_a_line_a_minute(monkeypatch):
+    moments = iter(range(0, 200, 20))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(moments))
+    steps = [
+        {"event": "progress", "phase": "heads", "done": done, "total": 1000} for done in range(100, 900, 100)
+    ]
+    assert _shown(steps) == [
+        "  training steps: 400 of 1,000, about 2 min left",
+        "  training steps: 700 of 1,000, about 60 s left",
+    ]
+
+
+def test_a_title_begins_its_minute_anew_and_may_have_no_total(monkeypatch):
+    moments = iter([0, 59, 60, 118, 120])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(moments))
+    stream = StringIO()
+    watcher = Watcher(Console(file=stream, width=200))
+    for title, done in (("a", 1), ("a", 2), ("rows", 3), ("rows", 4), ("rows", 5000)):
+        watcher.progress(title, done, None)
+    assert stream.getvalue() == "  rows: 5,000\n"

@@ -1,8 +1,11 @@
-"""What a person sees of a run while it goes on: a progress bar with rate and time left, and lines."""
+"""What a person sees of a run while it goes on: lines, and a progress bar with rate and time left; without a
+terminal, a line a minute instead of the bar.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +20,11 @@ from frostline.training.leak import leak_sentence
 
 # Evaluations of a phase that are told one by one; later only better ones, every tenth, and the last.
 _ALL_TOLD, _TOLD_EACH = 10, 10
+_LINE_SECONDS = 60.0
 
 
 class Watcher:
-    """Shows a run's events: a progress bar on a terminal, a line a phase and an evaluation everywhere."""
+    """Shows a run's events: progress, and a line a phase and an evaluation."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,6 +34,7 @@ class Watcher:
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._title = ""
+        self._since, self._told_at = (0.0, 0), 0.0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Shows one event."""
@@ -46,7 +51,7 @@ class Watcher:
     def progress(self, title: str, done: int, total: int | None) -> None:
         """Moves the bar; a new title starts a new one."""
         if not self.console.is_terminal:
-            return
+            return self._tell_progress(title, done, total)
         if title != self._title or self._progress is None:
             self.close()
             self._progress = Progress(
@@ -63,6 +68,20 @@ class Watcher:
         assert self._bar is not None, "no bar"
         speed = self._progress.tasks[0].speed
         self._progress.update(self._bar, completed=done, rate=f"{speed:.0f}/s" if speed else "")
+
+    def _tell_progress(self, title: str, done: int, total: int | None) -> None:
+        """A line where the last one of this title, or its start, is a minute ago."""
+        now = time.monotonic()
+        if title != self._title:
+            self._title, self._since, self._told_at = title, (now, done), now
+        if now - self._told_at < _LINE_SECONDS:
+            return
+        self._told_at = now
+        start, first = self._since
+        left = f" of {total:,}" if total is not None else ""
+        if total is not None and done > first:
+            left += f", about {duration((total - done) * (now - start) / (done - first))} left"
+        self.console.print(f"  {escape(title)}: {done:,}{left}")
 
     def _on_start(self, event: Mapping[str, Any]) -> None:
         rows = ", ".join(f"{count:,} {name}" for name, count in event["rows"].items())
