@@ -1,9 +1,12 @@
 """A run's folder takes nothing that is not a run's, and gives nothing away."""
 
+import shutil
+
 import pytest
 
 import frostline as fl
-from frostline.errors import CheckpointError, RunError
+from frostline.errors import CheckpointError, Interrupted, RunError
+from frostline.folder import locked
 
 
 def test_files_that_are_no_runs_are_kept_whatever_is_asked(content, tmp_path):
@@ -36,6 +39,16 @@ def test_what_a_kill_left_half_written_is_cleared_and_hidden_files_stay(content,
     fl.resume(run.folder)
     assert not any(path.exists() for path in half)
     assert (run.folder / ".gitignore").exists()
+
+
+def test_a_folder_that_is_removed_under_a_run_does_not_hide_how_it_ended(tmp_path):
+    def run():
+        with locked(tmp_path / "run"):
+            shutil.rmtree(tmp_path / "run")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run()
 
 
 def test_a_file_in_the_way_is_refused(content, tmp_path):

@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [item.name for item in folder.iterdir()] == [_LOCK]:
+            if folder.is_dir() and [item.name for item in folder.iterdir()] == [_LOCK]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
