@@ -144,7 +144,10 @@ class Watcher:
         self.progress("training steps", event["done"], event["total"])
 
     def _on_solved(self, event: Mapping[str, Any]) -> None:
-        self.console.print(f"  {escape(event['task'])} head solved, strength {event['strength']:g}")
+        how = f"solved, strength {event['strength']:g}"
+        if event.get("score_before", -math.inf) > event.get("score", math.inf):
+            how = f"kept: validation {event['score_before']:.3f}, solved anew {event['score']:.3f}"
+        self.console.print(f"  {escape(event['task'])} head {how}")
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self._evaluations += 1

@@ -33,6 +33,8 @@ def test_frozen_depth_counts_stages_from_below():
         ({"until": {"patience": 0}}, "greater than or equal to 1"),
         ({"solver": "probe", "until": {}}, 'solver = "probe" does not descend, so it has no until'),
         ({"solver": "probe", "epochs": 3}, 'solver = "probe" does not descend, so it has no epochs'),
+        ({"temperature": 10}, 'solver = "adamw" solves no head, so it has no temperature'),
+        ({"solver": "probe", "temperature": 0.5}, "greater than or equal to 1"),
         ({"backbone_lr": 1e-4}, "no layer learns here, so there is no backbone_lr"),
         ({"top_layers": 1, "layer_lrs": [{"layers": "0-3", "lr": 1}]}, "a range such as '0:8'"),
         (

@@ -7,7 +7,7 @@ import torch
 from frostline.data.labels import Task
 from frostline.model.heads import Head
 from frostline.training import probe
-from frostline.training.probe import solve_head
+from frostline.training.probe import solve_head, solve_heads
 
 TASK = Task(name="t", column="t", kind="classification", labels=("a", "b", "c"))
 
@@ -65,16 +65,61 @@ def test_the_search_goes_on_while_score_or_loss_improve(scores, losses, taken, t
     assert len(scores) - len(list(left)) == tried
 
 
-@pytest.mark.parametrize("task", [TASK, WEIGHTED, TAGS, NUMBER], ids=["plain", "weighted", "tags", "number"])
-def test_every_kind_of_task_is_solved(task):
-    def labelled(seed):
-        states, classes = _rows(200, seed, rare=6)
-        if task.kind == "multilabel":
-            return states, np.stack([classes > 0, classes > 1], axis=1).astype(np.float32)
-        return states, classes.astype(np.float32) if task.kind == "regression" else classes
+KINDS = pytest.mark.parametrize(
+    "task", [TASK, WEIGHTED, TAGS, NUMBER], ids=["plain", "weighted", "tags", "number"]
+)
 
-    train, held = labelled(0), labelled(1)
+
+def _labelled(task, seed):
+    states, classes = _rows(200, seed, rare=6)
+    if task.kind == "multilabel":
+        return states, np.stack([classes > 0, classes > 1], axis=1).astype(np.float32)
+    return states, classes.astype(np.float32) if task.kind == "regression" else classes
+
+
+def _solve_all(head, train, held, **more):
+    name = head.task.name
+    (found,) = solve_heads(
+        [head], train=(train[0], {name: train[1]}), held=(held[0], {name: held[1]}), **more
+    )
+    return found[1]
+
+
+@KINDS
+def test_every_kind_of_task_is_solved(task):
+    train, held = _labelled(task, 0), _labelled(task, 1)
     head = _head(task)
     found = solve_head(head, train_ND=train[0], train_labels=train[1], held_ND=held[0], held_labels=held[1])
     assert found["score"] > 0.8
     assert torch.isfinite(head.linear.weight).all()
+
+
+@KINDS
+def test_a_temperature_leaves_answers_and_takes_sureness(task):
+    train, held = _labelled(task, 0), _labelled(task, 1)
+    sure, unsure = _head(task), _head(task)
+    assert _solve_all(sure, train, held) == _solve_all(unsure, train, held, temperature=16.0)
+    states = torch.from_numpy(held[0])
+    factor = 1.0 if task.kind == "regression" else 16.0
+    torch.testing.assert_close(unsure(states) * factor, sure(states))
+    assert sure(states).abs().max() > 1
+
+
+@KINDS
+def test_a_head_that_scores_better_as_it_is_stays_so(task):
+    train, held = _labelled(task, 0), _labelled(task, 1)
+    head = _head(task)
+    good = _solve_all(head, train, held)
+    before = {name: one.clone() for name, one in head.state_dict().items()}
+    wrong = np.random.default_rng(0).permutation(train[1])
+    found = _solve_all(head, (train[0], wrong), held, temperature=16.0)
+    assert found["score_before"] == pytest.approx(good["score"], abs=1e-6)
+    assert found["score"] < found["score_before"]
+    assert all(torch.equal(one, before[name]) for name, one in head.state_dict().items())
+
+
+def test_without_labels_to_judge_by_a_head_is_solved_all_the_same():
+    train, held = _labelled(TASK, 0), _labelled(TASK, 1)
+    head = _head()
+    assert _solve_all(head, train, (held[0], np.full(len(held[1]), -100))) == {"strength": 0.03}
+    assert head.linear.weight.abs().max() > 0

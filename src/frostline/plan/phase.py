@@ -103,7 +103,11 @@ class Phase(Settings):
     guard: Guard | None = None
     """Ends the phase, or says so, when a frozen head loses more than it may."""
     solver: Literal["adamw", "probe"] = "adamw"
-    """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending."""
+    """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending, but
+    for those that score better as they are."""
+    temperature: float = Field(default=1.0, ge=1)
+    """What the logits of solved heads are divided by, those of regressions apart: answers stay, but less sure
+    of themselves, so that layers which wake afterwards have more to learn."""
     backbone_lr: float = Field(default=5e-5, gt=0)
     """Rate of the layers that learn."""
     head_lr: float = Field(default=1e-3, gt=0)
@@ -143,6 +147,8 @@ class Phase(Settings):
             raise ValueError('solver = "probe" needs the whole backbone frozen: top_layers = 0')
         if self.solver == "probe":
             self._refuse(_DESCENT_KEYS, 'solver = "probe" does not descend, so it has no')
+        else:
+            self._refuse(("temperature",), 'solver = "adamw" solves no head, so it has no')
         if self.top_layers == 0 and self.thaw is None:
             self._refuse(
                 ("backbone_lr", "layer_decay", "layer_lrs", "protect", "distill_weight", "guard"),

@@ -1,13 +1,15 @@
 """Classical classifiers on frozen embeddings, returned as linear heads.
 
 Logistic regression (classification, each label of a multilabel task) and ridge regression, their strength
-chosen on validation. Knows embeddings and labels, not the backbone.
+chosen on validation; a head that learned before stays where it scores better. Knows embeddings and labels,
+not the backbone.
 
 Shapes: N texts, D width, C outputs.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,17 +39,23 @@ def solve_heads(
     *,
     train: tuple[Matrix, Mapping[str, LabelsN]],
     held: tuple[Matrix, Mapping[str, LabelsN]],
+    temperature: float = 1.0,
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Solves heads one after the other; yields the name of each one's task with what `solve_head` found.
+    """Solves heads one after the other, but for those that score better as they are.
 
     Args:
         heads: changed.
         train: embeddings (N, D) and labels by task.
         held: those by which the strength is chosen.
+        temperature: what the logits of a solution are divided by; those of a regression are not.
+
+    Yields:
+        Name of a head's task, what `solve_head` found, and `score_before` of the head as it was.
     """
+    (train_ND, train_labels), (held_ND, held_labels) = train, held
     for head in heads:
-        name = head.task.name
-        (train_ND, train_labels), (held_ND, held_labels) = train, held
+        name, linear = head.task.name, head.linear
+        before, score_before = copy.deepcopy(linear.state_dict()), _score(head, held_ND, held_labels[name])
         found = solve_head(
             head,
             train_ND=train_ND,
@@ -55,7 +63,13 @@ def solve_heads(
             held_ND=held_ND,
             held_labels=held_labels[name],
         )
-        yield name, found
+        if score_before is not None and score_before > found["score"]:
+            linear.load_state_dict(before)
+        elif head.task.kind != "regression":
+            with torch.no_grad():
+                for parameter in linear.parameters():
+                    parameter.div_(temperature)
+        yield name, found | ({} if score_before is None else {"score_before": score_before})
 
 
 def solve_head(
@@ -98,6 +112,18 @@ def solve_head(
         head.linear.weight.copy_(torch.from_numpy(best[0]))
         head.linear.bias.copy_(torch.from_numpy(best[1]))
     return {"strength": best_strength} | ({"score": float(best_score)} if held.any() else {})
+
+
+def _score(head: Head, embedding_ND: Matrix, labels: LabelsN) -> float | None:
+    """Main score of a head; None without labels."""
+    known = is_labelled(labels)
+    if not known.any():
+        return None
+    weight_CD, bias_C = (
+        parameter.detach().cpu().numpy() for parameter in (head.linear.weight, head.linear.bias)
+    )
+    logits_NC = _features(head, embedding_ND[known]) @ weight_CD.T + bias_C
+    return float(score_task(head.task, logits_NC, labels[known])[head.task.main_score])
 
 
 def _loss(head: Head, logits_NC: Matrix, labels: LabelsN) -> float:
