@@ -18,6 +18,11 @@ def test_a_plateau_is_patience_evaluations_without_an_improvement():
     assert seen([0.5, 0.5], patience=1) == [False, True]
 
 
+def test_with_patience_for_none_every_evaluation_is_a_plateau():
+    plateau, until = Plateau(), Until(patience=2)
+    assert [plateau.saw({"a": score}, until, patience=0) for score in (0.5, 0.9, 0.9)] == [True, True, True]
+
+
 def test_small_steps_are_no_improvement_until_they_add_up():
     assert seen([0.5, 0.508, 0.516, 0.52]) == [False, False, False, False]
     assert seen([0.5, 0.504, 0.508]) == [False, False, True]

@@ -45,6 +45,13 @@ def test_the_line_may_move_sooner_than_the_phase_ends(thawing, tmp_path):
     assert run.report["phases"][1]["steps"] == 28  # three more flat evaluations with everything awake
 
 
+def test_the_line_may_move_at_every_evaluation(thawing, tmp_path):
+    thawing["plan"]["phases"][1] |= {"until": {"patience": 3}, "thaw": {"patience": 0}}
+    run = fl.train(thawing, output=tmp_path / "run")
+    assert [event["step"] for event in events(run.folder) if event["event"] == "thaw"] == [4, 8, 12]
+    assert run.report["phases"][1]["steps"] == 24  # `until` alone says when the phase ends
+
+
 def test_a_phase_without_a_thaw_ends_at_its_plateau(thawing, tmp_path):
     del thawing["plan"]["phases"][1]["thaw"]
     run = fl.train(thawing, output=tmp_path / "run")

@@ -43,9 +43,9 @@ class Thaw(Settings):
 
     layers: int = Field(default=1, ge=1)
     """Layers that wake at each plateau, from the top downward."""
-    patience: int | None = Field(default=None, ge=1)
-    """Evaluations without an improvement after which the line moves; left out: that of `until`, which also
-    ends the phase."""
+    patience: int | None = Field(default=None, ge=0)
+    """Evaluations without an improvement after which the line moves; 0: it moves at each; left out: that of
+    `until`, which also ends the phase."""
     to: TopLayers = "all"
     """Where the line ends: how many top layers learn at last; "all" includes the embeddings."""
 

@@ -39,7 +39,8 @@ class Plateau:
                 self.best[name], self.num_stale[name] = score, 0
             else:
                 self.num_stale[name] += 1
-        flat = [count >= (patience or until.patience) for count in self.num_stale.values()]
+        needed = until.patience if patience is None else patience
+        flat = [count >= needed for count in self.num_stale.values()]
         return any(flat) if until.monitor == "any" else all(flat)
 
     def rest(self) -> None:
