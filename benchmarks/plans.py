@@ -23,6 +23,7 @@ from frostline.plan.recipes import recipes
 
 OPINIONS = Path(__file__).parents[1] / "examples" / "opinions"
 SOLVED = {"name": "heads", "solver": "probe"}
+SOFT = SOLVED | {"temperature": 10.0}
 AGAIN = SOLVED | {"name": "heads again"}
 DECAY = {"head_lr": 1e-3, "layer_decay": 0.9}
 
@@ -42,6 +43,13 @@ def thawing(rate: float, epochs: int, layers: int, patience: int, **more: Any) -
     plateau = {"until": {"patience": patience, "min_delta": 0.01}, "evaluations_per_epoch": 4}
     thaw = {"thaw": {"layers": layers, "patience": 1}}
     return top_two(rate, epochs, name="thaw", **plateau, **thaw, **more)
+
+
+def stepping(rate: float, epochs: int, **more: Any) -> dict[str, Any]:
+    """A phase in which the top two layers learn, and two more after every quarter of an epoch."""
+    often = {"until": {"patience": 12, "min_delta": 0.01}, "evaluations_per_epoch": 4}
+    thaw = {"thaw": {"layers": 2, "patience": 0}}
+    return top_two(rate, epochs, name="thaw", layer_decay=0.95, min_steps=128, **often, **thaw, **more)
 
 
 def protected(head: str, protect: str, **more: Any) -> list[dict[str, Any]]:
@@ -70,6 +78,12 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, quick thaw 8 at 2e-4, solved again": [SOLVED, thawing(2e-4, 8, 2, 12), AGAIN],
         "solved, quick thaw 8 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 8, 2, 16, layer_decay=0.95)],
         "solved, quick thaw by 4, 8 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 8, 4, 16, layer_decay=0.95)],
+    },
+    "soft": {
+        "solved, steps 4 at 2e-4": [SOLVED, stepping(2e-4, 4)],
+        "solved softly, steps 4 at 2e-4": [SOFT, stepping(2e-4, 4)],
+        "solved softly, quick thaw 8 at 2e-4, decay .95": [SOFT, thawing(2e-4, 8, 2, 12, layer_decay=0.95)],
+        "solved softly, top two 3 at 1e-4": [SOFT, top_two(1e-4, 3, min_steps=128)],
     },
     "much": {
         "solved, quick thaw 4 at 1e-4": [SOLVED, thawing(1e-4, 4, 2, 16)],

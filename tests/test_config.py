@@ -125,10 +125,10 @@ def test_a_number_picks_an_item_of_a_list(tmp_path):
 def test_a_phase_of_a_recipe_is_written_out_to_be_changed(tmp_path):
     text = "[data]\ntrain='a.csv'\n[tasks.a]\n[plan]\nrecipe='gradual'\nbackbone_lr=5e-5\n"
     phases = load(tmp_path, text, **{"plan.phases.1.epochs": 7}).plan.phases
-    assert [phase.name for phase in phases] == ["heads", "thaw"]
+    assert [phase.name for phase in phases] == ["heads", "thaw", "heads again"]
     assert (phases[1].epochs, phases[1].backbone_lr, phases[1].top_layers) == (7, 5e-5, 2)
-    with pytest.raises(ConfigError, match="'2' is no item of the list. There are 2"):
-        load(tmp_path, text, **{"plan.phases.2.epochs": 7})
+    with pytest.raises(ConfigError, match="'3' is no item of the list. There are 3"):
+        load(tmp_path, text, **{"plan.phases.3.epochs": 7})
     with pytest.raises(ConfigError, match="plan.rezept: unknown key"):
         load(tmp_path, text, **{"plan.rezept": "heads", "plan.phases.1.epochs": 7})
     phases = load(tmp_path, text, **{"plan.phases.1.epochs": 7, "plan.recipe": "top-layers"}).plan.phases

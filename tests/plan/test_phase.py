@@ -119,6 +119,14 @@ def test_the_recipes_freeze_what_they_say():
     assert lines("top-layers", top_layers=4)[-1] == ("adamw", 3, ())
     assert lines("one-head", frozen_heads=["topic"]) == [("probe", 7, ()), ("adamw", 0, ("topic",))]
     assert lines("full") == [("adamw", 0, ())]
+    assert lines("gradual") == [("probe", 7, ()), ("adamw", 5, ()), ("probe", 7, ())]
+
+
+def test_heads_that_a_recipe_solves_again_stay_frozen_where_it_froze_them():
+    settings = PlanSettings(recipe="gradual", frozen_heads=("mood",), epochs=2)
+    first, thaw, again = resolve_phases(settings, tasks=TASKS)
+    assert (first.frozen_heads, thaw.frozen_heads, again.frozen_heads) == ((), ("mood",), ("mood",))
+    assert (thaw.epochs, thaw.min_steps) == (2, None)
 
 
 @pytest.mark.parametrize(

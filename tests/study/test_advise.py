@@ -159,5 +159,5 @@ def test_plans_are_known_by_what_they_do(content):
     assert found["features"].deepest == found["heads"].deepest == 0
     assert found["features"].is_solved and not found["heads"].is_solved
     assert found["full"].deepest == found["gradual"].deepest == "all"
-    assert found["gradual"].is_stepwise and not found["full"].is_stepwise
+    assert found["gradual"].is_solved and not found["full"].is_solved
     assert found["full"].steps >= 128 and found["heads"].steps == 0

@@ -7,8 +7,8 @@ import pytest
 from frostline.study.promise import Course, Findings, PlanAdvice, extrapolated, promise, ranked
 from frostline.study.race import Race
 
-FULL = Course("full", 100, deepest="all", steps=500, is_solved=False, is_stepwise=False)
-HEADS = Course("heads", 10, deepest=0, steps=0, is_solved=False, is_stepwise=False)
+FULL = Course("full", 100, deepest="all", steps=500, is_solved=False)
+HEADS = Course("heads", 10, deepest=0, steps=0, is_solved=False)
 FOUND = Findings(probe=0.7, race=Race(0.7, 0.74, steps=50, num_held=10**9))
 
 
@@ -51,13 +51,6 @@ def test_a_few_layers_win_a_part_of_the_gain():
 def test_heads_alone_promise_what_a_probe_reaches():
     assert _score(replace(HEADS, is_solved=True)) == 0.7
     assert 0.69 < _score(HEADS) < 0.7
-
-
-def test_thawing_in_turn_wants_steps():
-    stepwise = replace(FULL, is_stepwise=True, is_solved=True)
-    assert _score(stepwise) == _score(FULL)
-    few = replace(stepwise, steps=100)
-    assert _score(few) == pytest.approx(_score(replace(FULL, steps=100)) - 0.015)
 
 
 @pytest.mark.parametrize("course", [FULL, HEADS, replace(HEADS, is_solved=True)])

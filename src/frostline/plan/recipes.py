@@ -54,7 +54,8 @@ def resolve_phases(
     """The phases of a plan: those written out, or its recipe's with the plan's changes.
 
     Args:
-        settings: of the plan; changes apply to the recipe's last phase.
+        settings: of the plan; changes apply to the recipe's last phase, or to the one before heads that are
+            solved again, which stay frozen where it froze them.
         tasks: names of the tasks.
         frozen: tasks whose head learns in no phase.
 
@@ -80,6 +81,9 @@ def _recipe_phases(
             f'frozen_heads = ["{next(iter(tasks), "sentiment")}"].'
         )
     *first, last = recipe.phases
+    again = (last,) if first and last.solver == "probe" else ()
+    if again:
+        *first, last = first
     changes = settings.changes()
     if last.solver == "probe" and set(changes) - {"frozen_heads"}:
         refused = listing(set(changes) - {"frozen_heads"})
@@ -92,7 +96,8 @@ def _recipe_phases(
     if "epochs" in changes:
         own.pop("min_steps")  # who asks for a number of epochs gets that number
     try:
-        return (*first, Phase.model_validate({**own, **changes}))
+        changed = Phase.model_validate({**own, **changes})
+        return (*first, changed, *(_with_frozen(phase, changed.frozen_heads) for phase in again))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"plan: {reason} (in the last phase of recipe '{recipe.name}').") from error

@@ -199,7 +199,7 @@ def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
             phases = phases_of(prepared, PlanSettings(recipe=recipe))
         if not phases:
             continue
-        last = phases[-1]
+        last = next((phase for phase in reversed(phases) if phase.solver == "adamw"), phases[-1])
         epochs_awake = sum(phase.epochs for phase in phases if phase.top_layers != 0)
         found.append(
             Course(
@@ -208,7 +208,6 @@ def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
                 deepest=last.thaw.to if last.thaw else last.top_layers,
                 steps=epochs_awake * steps_per_epoch,
                 is_solved=phases[0].solver == "probe",
-                is_stepwise=any(phase.thaw for phase in phases),
             )
         )
     return found

@@ -24,8 +24,6 @@ _OTHERWISE = 0.15
 _TOP_SHARE = 0.45
 # What a start from heads at zero costs where only heads learn.
 _UNSOLVED = 0.004
-# What it costs to thaw layer by layer in so few steps: those of shallow depth teach less.
-_FEW_STEPS, _SHALLOW = 500, 0.015
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
 _LEVEL = 0.003
 
@@ -55,7 +53,6 @@ class Course:
         deepest: how many top layers learn in the end.
         steps: with layers awake.
         is_solved: whether its heads are solved first.
-        is_stepwise: whether layers wake one after the other.
     """
 
     recipe: str
@@ -63,7 +60,6 @@ class Course:
     deepest: TopLayers
     steps: int
     is_solved: bool
-    is_stepwise: bool
 
 
 @dataclass(frozen=True)
@@ -94,11 +90,7 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
     if course.deepest != "all":
         gain *= _TOP_SHARE
         reason += f"; a few top layers move about half of that: {gain:+.3f}"
-    score = found.probe + gain
-    if course.is_stepwise and course.steps < _FEW_STEPS:
-        score -= _SHALLOW
-        reason += "; so few steps are too few to thaw in turn"
-    return PlanAdvice(course.recipe, min(1.0, score), course.seconds, reason)
+    return PlanAdvice(course.recipe, min(1.0, found.probe + gain), course.seconds, reason)
 
 
 def _gain(course: Course, found: Findings) -> tuple[float, str]:

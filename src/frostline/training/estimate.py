@@ -53,15 +53,14 @@ class Estimator:
         """Estimated seconds of a phase with all its epochs: its steps, and the passes over validation or into
         the store.
 
-        A phase that thaws is taken to spend the same time at every depth.
+        A phase that thaws at plateaus is taken to spend the same time at every depth.
         """
         trial, num_stages = self._trial, self._trial.backbone.num_stages
         heads = phase.taught_heads(trial.tasks)
         steps = epoch_steps(self._train, self._settings, epoch=0, heads=heads)
         depths = phase.depths(trial.backbone.num_layers)
         seconds = 0.0
-        for depth in depths:
-            share = phase.epochs / len(depths)
+        for depth, share in zip(depths, _epochs_at(phase, len(depths)), strict=True):
             if phase.solver == "probe":
                 seconds += _PROBE_SECONDS_PER_ROW * len(self._train) * len(phase.learning_heads(trial.tasks))
             elif depth == num_stages:
@@ -99,6 +98,16 @@ class Estimator:
             batches = [rows for step in steps[:_STEPS] for rows in step]
             self._step[depth] = _timed_steps(self._trial, self._train, self._activations, batches)
         return self._step[depth]
+
+
+def _epochs_at(phase: Phase, num_depths: int) -> list[float]:
+    """Epochs that a phase spends at each of its depths."""
+    if phase.thaw is None or phase.thaw.patience != 0:
+        return [phase.epochs / num_depths] * num_depths
+    num_rounds = phase.epochs * phase.evaluations_per_epoch  # the line moves after each
+    moves = np.minimum(np.arange(num_depths + 1), num_rounds)
+    moves[-1] = num_rounds
+    return [float(rounds) / phase.evaluations_per_epoch for rounds in np.diff(moves)]
 
 
 def _now(device: torch.device) -> float:
