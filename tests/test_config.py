@@ -51,6 +51,7 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("train.epochs", 3, "train.epochs: unknown key. Did you mean 'plan.epochs'"),
         ("data.lr", 1e-4, "data.lr: unknown key. Did you mean 'plan.head_lr'"),
         ("seed", 1, "seed: unknown key. Did you mean 'train.seed'"),
+        ("data.labels", "x", "data.labels: unknown key. Known here"),
         ("trian.seed", 1, "trian: unknown key. Did you mean 'train'"),
         ("plan.head_lr", -1e-3, r"plan.head_lr: should be greater than 0, -0.001 arrived"),
         ("plan.head_lr", "fast", r"plan.head_lr: .*number.*'fast' arrived"),

@@ -58,11 +58,12 @@ def _explain(detail: Any, location: list[Any], whole: type[BaseModel]) -> str:
         known = _known_keys(whole, location[:-1])
         word = str(location[-1])
         near = _SYNONYMS.get(word, "")
+        tables = [name for name, field in whole.model_fields.items() if _is_settings(field.annotation)]
         elsewhere = [
             f"{table}.{one}"
             for one in (word, near)
-            for table in whole.model_fields
-            if one in _known_keys(whole, [table])
+            for table in tables
+            if len(location) <= 2 and one in _known_keys(whole, [table])
         ]
         found = [near] if near in known else elsewhere
         hint = f" Did you mean '{found[0]}'?" if found else did_you_mean(word, known)
@@ -96,8 +97,12 @@ def _known_keys(whole: type[BaseModel], location: list[Any]) -> list[str]:
     return list(settings.model_fields)
 
 
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _settings_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_settings(annotation):
         return annotation
     for inner in get_args(annotation):
         found = _settings_in(inner)

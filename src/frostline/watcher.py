@@ -108,9 +108,7 @@ class Watcher:
     def _on_thaw(self, event: Mapping[str, Any]) -> None:
         self._tell_latest()
         self._evaluations, self._best = 0, -math.inf
-        self.console.print(
-            f"  plateau: the frost line moves down ({counted(event['frozen_depth'], 'stage')} frozen)"
-        )
+        self.console.print(f"  the frost line moves down ({counted(event['frozen_depth'], 'stage')} frozen)")
 
     def _on_plateau(self, event: Mapping[str, Any]) -> None:
         self._tell_latest()

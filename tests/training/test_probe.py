@@ -118,6 +118,14 @@ def test_a_head_that_scores_better_as_it_is_stays_so(task):
     assert all(torch.equal(one, before[name]) for name, one in head.state_dict().items())
 
 
+def test_a_head_that_has_learned_nothing_is_never_kept():
+    train, (states, numbers) = _labelled(NUMBER, 0), _labelled(NUMBER, 1)
+    head = _head(NUMBER)
+    found = _solve_all(head, train, (states, -numbers))  # a correlation below that of a constant
+    assert found["score"] < 0 and "score_before" not in found
+    assert head.linear.weight.abs().max() > 0
+
+
 def test_without_labels_to_judge_by_a_head_is_solved_all_the_same():
     train, held = _labelled(TASK, 0), _labelled(TASK, 1)
     head = _head()

@@ -138,3 +138,15 @@ def test_a_monitor_chooses_the_best_weights(thawing, tmp_path):
         e["main"]["mood"] for e in events(run.folder) if e["event"] == "evaluation" and e["phase"] == "thaw"
     ]
     assert run.report["phases"][1]["validation"]["tasks"]["mood"]["macro_f1"] == max(moods)
+
+
+def test_the_temperature_of_a_phase_reaches_its_heads(thawing, tmp_path):
+    def solved(temperature):
+        thawing["plan"] = {"phases": [{"name": "heads", "solver": "probe", "temperature": temperature}]}
+        return weights(fl.train(thawing, output=tmp_path / f"at {temperature}").folder)
+
+    sure, unsure = solved(1.0), solved(10.0)
+    heads = [name for name in sure if "heads" in name]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(unsure[name] * 10, sure[name])

@@ -31,7 +31,7 @@ _BLOCK_LENGTH = 16 * 2**20  # characters
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x19]")
 _BEGINNINGS = {
     b"PK\x03\x04": "an Excel workbook or another ZIP archive",
     b"\x1f\x8b": "a gzip file, whose name should end in .gz",

@@ -49,14 +49,16 @@ def checked_target(target: Path, *, source: Path, takes_matrix: bool = False) ->
         raise DataError(f"{target}: is the input too. Give another output.")
     if target.is_dir():
         raise DataError(f"{target}: is a folder. Give the name of a file.")
-    if takes_matrix and target.suffix == ".npz":
+    if takes_matrix and target.suffix.lower() == ".npz":
         raise DataError(f"{target}: not a format of embeddings. Take .npy: one matrix of float32.")
     if takes_matrix and target.suffix.lower() == ".npy":
         return "npy"
     try:
         return format_of(target)[0]
     except DataError as error:
-        raise DataError(f"{error} Or .npy: one matrix of float32.") if takes_matrix else error from error
+        if not takes_matrix:
+            raise
+        raise DataError(f"{error} Or .npy: one matrix of float32.") from error
 
 
 @contextmanager

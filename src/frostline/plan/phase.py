@@ -39,10 +39,10 @@ class Until(Settings):
 
 
 class Thaw(Settings):
-    """How the frost line moves down at each plateau."""
+    """How the frost line moves down, at each plateau or evaluation."""
 
     layers: int = Field(default=1, ge=1)
-    """Layers that wake at each plateau, from the top downward."""
+    """Layers that wake at once, from the top downward."""
     patience: int | None = Field(default=None, ge=0)
     """Evaluations without an improvement after which the line moves; 0: it moves at each; left out: that of
     `until`, which also ends the phase."""

@@ -100,7 +100,7 @@ def _recipe_phases(
         return (*first, changed, *(_with_frozen(phase, changed.frozen_heads) for phase in again))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"plan: {reason} (in the last phase of recipe '{recipe.name}').") from error
+        raise ConfigError(f"plan: {reason} (in phase '{last.name}' of recipe '{recipe.name}').") from error
 
 
 def recipe_of(name: str) -> Recipe:

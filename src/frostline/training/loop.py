@@ -150,7 +150,7 @@ class Trainer:
         heads = [self.model.head(name) for name in phase.learning_heads(self.model.tasks)]
         splits = [self.splits[name] for name in ("train", "validation")]
         rows = [(self.activations.embeddings(split), split.labels) for split in splits]
-        for name, found in solve_heads(heads, train=rows[0], held=rows[1]):
+        for name, found in solve_heads(heads, train=rows[0], held=rows[1], temperature=phase.temperature):
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
         self.ranks.copy_from_first(self.judge.learning().values())

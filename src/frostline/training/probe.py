@@ -50,7 +50,7 @@ def solve_heads(
         temperature: what the logits of a solution are divided by; those of a regression are not.
 
     Yields:
-        Name of a head's task, what `solve_head` found, and `score_before` of the head as it was.
+        Name of a head's task, what `solve_head` found, and `score_before` of a head that had learned.
     """
     (train_ND, train_labels), (held_ND, held_labels) = train, held
     for head in heads:
@@ -115,9 +115,9 @@ def solve_head(
 
 
 def _score(head: Head, embedding_ND: Matrix, labels: LabelsN) -> float | None:
-    """Main score of a head; None without labels."""
+    """Main score of a head; None without labels, and of a head at zero, which has learned nothing."""
     known = is_labelled(labels)
-    if not known.any():
+    if not known.any() or not any(parameter.any() for parameter in head.linear.parameters()):
         return None
     weight_CD, bias_C = (
         parameter.detach().cpu().numpy() for parameter in (head.linear.weight, head.linear.bias)
