@@ -224,8 +224,8 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, help="training rows that a run did not draw, to be scored")
     parser.add_argument("--folder", type=Path, default=Path("runs/plans"))
     options = parser.parse_args()
-    if options.unseen and not options.rows:
-        sys.exit("--unseen wants --rows")
+    if options.unseen and (not options.rows or options.topics):
+        sys.exit("--unseen wants --rows, and no --topics")
     plans = PLANS[options.group]
     unknown = set(options.plans or ()) - plans.keys()
     if unknown:

@@ -1,6 +1,7 @@
 """What a person sees of a run while it goes on."""
 
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -58,7 +59,7 @@ def test_of_the_weights_that_a_phase_ends_with_nothing_is_said_if_they_are_its_l
 def test_the_evaluation_that_something_follows_from_is_told_before_it(event):
     lines = _shown([PHASE, *(_evaluation(n, 0.5) for n in range(1, 13)), event, _end(0.5)])
     place = next(i for i, line in enumerate(lines) if "epoch 12:" in line)
-    assert any(word in lines[place + 1] for word in ("plateau:", "guard:"))
+    assert any(word in lines[place + 1] for word in ("plateau:", "frost line moves", "guard:"))
     assert sum("epoch 12:" in line for line in lines) == 1
 
 
@@ -69,7 +70,7 @@ def test_every_phase_is_told_from_its_start():
 
 def test_in_a_file_progress_is_a_line_a_minute(monkeypatch):
     moments = iter(range(0, 200, 20))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     steps = [
         {"event": "progress", "phase": "heads", "done": done, "total": 1000} for done in range(100, 900, 100)
     ]
@@ -81,7 +82,7 @@ def test_in_a_file_progress_is_a_line_a_minute(monkeypatch):
 
 def test_a_title_begins_its_minute_anew_and_may_have_no_total(monkeypatch):
     moments = iter([0, 59, 60, 118, 120])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     stream = StringIO()
     watcher = Watcher(Console(file=stream, width=200))
     for title, done in (("a", 1), ("a", 2), ("rows", 3), ("rows", 4), ("rows", 5000)):

@@ -52,7 +52,7 @@ def build_starter(data: Path) -> str:
     }
     tasks = {name: kind for name, kind in kinds.items() if kind is not None}
     if not tasks:
-        others = ", ".join(_quoted(name, columns[name]) for name in kinds)
+        others = ", ".join(_quoted(name, cells) for name, cells in columns.items() if name != text)
         raise DataError(
             f"{data}: no column looks like labels; beside the texts, '{text}', it has "
             f"{others or 'none'}. Write the file by hand."
