@@ -98,7 +98,7 @@ def test_every_kind_of_task_is_solved(task):
 def test_a_temperature_leaves_answers_and_takes_sureness(task):
     train, held = _labelled(task, 0), _labelled(task, 1)
     sure, unsure = _head(task), _head(task)
-    assert _solve_all(sure, train, held) == _solve_all(unsure, train, held, temperature=16.0)
+    assert _solve_all(sure, train, held) == _solve_all(unsure, train, held, temperatures={"t": 16.0})
     states = torch.from_numpy(held[0])
     factor = 1.0 if task.kind == "regression" else 16.0
     torch.testing.assert_close(unsure(states) * factor, sure(states))
@@ -112,7 +112,7 @@ def test_a_head_that_scores_better_as_it_is_stays_so(task):
     good = _solve_all(head, train, held)
     before = {name: one.clone() for name, one in head.state_dict().items()}
     wrong = np.random.default_rng(0).permutation(train[1])
-    found = _solve_all(head, (train[0], wrong), held, temperature=16.0)
+    found = _solve_all(head, (train[0], wrong), held, temperatures={"t": 16.0})
     assert found["score_before"] == pytest.approx(good["score"], abs=1e-6)
     assert found["score"] < found["score_before"]
     assert all(torch.equal(one, before[name]) for name, one in head.state_dict().items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -106,8 +106,8 @@ class Phase(Settings):
     """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending, but
     for those that score better as they are."""
     temperature: float = Field(default=1.0, ge=1)
-    """What the logits of solved heads are divided by, those of regressions apart: answers stay, but less sure
-    of themselves, so that layers which wake afterwards have more to learn."""
+    """What the logits of solved heads are divided by, where these descend in a later phase and are no
+    regression: answers stay, but less sure of themselves, so that layers which wake have more to learn."""
     backbone_lr: float = Field(default=5e-5, gt=0)
     """Rate of the layers that learn."""
     head_lr: float = Field(default=1e-3, gt=0)
@@ -220,6 +220,13 @@ class Phase(Settings):
     def learning_heads(self, tasks: Collection[str]) -> tuple[str, ...]:
         """Tasks whose head learns, in order."""
         return tuple(name for name in tasks if name not in self.frozen_heads)
+
+
+def temperatures_of(phases: Sequence[Phase], tasks: Collection[str]) -> dict[str, float]:
+    """That of the first phase, by task, for heads that descend in one of those after it."""
+    first, *later = phases
+    descending = (one.learning_heads(tasks) for one in later if one.solver == "adamw")
+    return {name: first.temperature for names in descending for name in names}
 
 
 def _depth(top_layers: TopLayers, num_layers: int) -> int:

@@ -21,7 +21,7 @@ from frostline.model.device import repeatable
 from frostline.model.multitask import MultitaskModel
 from frostline.model.recorded import Recordings, can_record, shapes_worth_recording
 from frostline.plan.freeze import Frost, freeze_to
-from frostline.plan.phase import Phase
+from frostline.plan.phase import Phase, temperatures_of
 from frostline.training.activations import Activations
 from frostline.training.checkpoint import Tensors
 from frostline.training.commits import Commits
@@ -68,7 +68,7 @@ class Trainer:
     ) -> None:
         self.model, self.splits, self.phases, self.settings = model, splits, phases, settings
         self.activations, self.journal, self.commits, self.ranks = activations, journal, commits, ranks
-        self.state, self.stop_asked = state, False
+        self.state, self.stop_asked, self.started, self._clock = state, False, started, time.monotonic()
         self.profile = Profile(is_on=settings.profile)
         self.judge = Judge(
             model, splits, settings, activations=activations, journal=journal, state=state, ranks=ranks
@@ -76,7 +76,6 @@ class Trainer:
         self._tables = EmbeddingGradients(model if ranks.size == 1 else torch.nn.Module())
         self._updates = Updates(model, moments, max_grad_norm=settings.max_grad_norm)
         self._recordings: Recordings | None = None
-        self.started, self._clock = started, time.monotonic()
 
     def run(self) -> None:
         """Carries out every phase that is not done.
@@ -147,10 +146,11 @@ class Trainer:
                     self._leave_if_asked()
 
     def _solve(self, phase: Phase) -> None:
-        heads = [self.model.head(name) for name in phase.learning_heads(self.model.tasks)]
-        splits = [self.splits[name] for name in ("train", "validation")]
-        rows = [(self.activations.embeddings(split), split.labels) for split in splits]
-        for name, found in solve_heads(heads, train=rows[0], held=rows[1], temperature=phase.temperature):
+        heads = map(self.model.head, phase.learning_heads(self.model.tasks))
+        splits = self.splits["train"], self.splits["validation"]
+        train, held = ((self.activations.embeddings(split), split.labels) for split in splits)
+        unsure = temperatures_of(self.phases[self.state.position.phase :], self.model.tasks)
+        for name, found in solve_heads(heads, train=train, held=held, temperatures=unsure):
             self.journal.write("solved", step=self.state.position.step, phase=phase.name, task=name, **found)
             self._leave_if_asked()
         self.ranks.copy_from_first(self.judge.learning().values())

@@ -39,7 +39,7 @@ def solve_heads(
     *,
     train: tuple[Matrix, Mapping[str, LabelsN]],
     held: tuple[Matrix, Mapping[str, LabelsN]],
-    temperature: float = 1.0,
+    temperatures: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Solves heads one after the other, but for those that score better as they are.
 
@@ -47,7 +47,7 @@ def solve_heads(
         heads: changed.
         train: embeddings (N, D) and labels by task.
         held: those by which the strength is chosen.
-        temperature: what the logits of a solution are divided by; those of a regression are not.
+        temperatures: by task, what the logits of a solution are divided by; those of a regression are not.
 
     Yields:
         Name of a head's task, what `solve_head` found, and `score_before` of a head that had learned.
@@ -68,7 +68,7 @@ def solve_heads(
         elif head.task.kind != "regression":
             with torch.no_grad():
                 for parameter in linear.parameters():
-                    parameter.div_(temperature)
+                    parameter.div_((temperatures or {}).get(name, 1.0))
         yield name, found | ({} if score_before is None else {"score_before": score_before})
 
 
