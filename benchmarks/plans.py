@@ -5,6 +5,7 @@ python benchmarks/plans.py --plans full gradual --seeds 0 1 2 --test      all ro
 python benchmarks/plans.py --rows 1000 --unseen 5000                      rows too that were not drawn
 python benchmarks/plans.py --group leak --rows 1000 --seeds 0 1 2         what happens to a frozen head
 python benchmarks/plans.py --topics FOLDER --rows 1000                    topic from files of its own
+python benchmarks/plans.py --packages FOLDER --rows 6000 --group sure     what packages.py wrote, tested too
 
 The best evaluation is kept, so a plan that is scored more often is scored better by chance: such plans are
 to be compared by rows that they have not seen. Every finished run stays in --folder and is not repeated; one
@@ -64,7 +65,14 @@ def protected(head: str, protect: str, **more: Any) -> list[dict[str, Any]]:
     return [SOLVED, everything(1e-4, 3, frozen_heads=[head], protect=protect, **more)]
 
 
-FLAT = {"patience": 1, "min_delta": 0.002}
+def varied(name: str, *, temperature: float = 1.0, again: bool = False, **more: Any) -> list[dict[str, Any]]:
+    """A recipe with another temperature of its solved heads, which may be solved again, and changes of the
+    phase in which layers learn.
+    """
+    solved, layers = (phase.model_dump() for phase in recipes()[name].phases[:2])
+    return [solved | {"temperature": temperature}, layers | more, *([AGAIN] if again else [])]
+
+
 PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "little": {
         "full 8 at 1e-4": [everything(1e-4, 8)],
@@ -95,6 +103,21 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved softly, quick thaw 8 at 2e-4, decay .95": [SOFT, thawing(2e-4, 8, 2, 12, layer_decay=0.95)],
         "solved softly, top two 3 at 1e-4": [SOFT, top_two(1e-4, 3, min_steps=128)],
     },
+    "sure": {
+        f"{name}, temperature {temperature:g}{', solved again' if again else ''}": varied(
+            name, temperature=temperature, again=again
+        )
+        for name in ("top-layers", "large", "gradual")
+        for temperature in (1.0, 2.0, 3.0, 10.0, 30.0)
+        for again in (False, True)
+    }
+    | {
+        f"{head} frozen, temperature {temperature:g}": varied(
+            "one-head", temperature=temperature, frozen_heads=[head]
+        )
+        for head in ("sentiment", "classification")
+        for temperature in (1.0, 10.0)
+    },
     "much": {
         "solved, quick thaw 4 at 1e-4": [SOLVED, thawing(1e-4, 4, 2, 16)],
         "solved, quick thaw 3 at 2e-4": [SOLVED, thawing(2e-4, 3, 2, 16)],
@@ -108,6 +131,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, quick thaw 4 at 3e-4": [SOLVED, thawing(3e-4, 4, 2, 12)],
         "solved, quick thaw 4 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 4, 2, 12, layer_decay=0.95)],
         "solved, quick thaw by 4, 4 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 4, 4, 12, layer_decay=0.95)],
+        "gradual at 3e-4": varied("gradual", temperature=10.0, again=True, backbone_lr=3e-4),
     },
     "depth": {
         "full 3 at 1e-4": [everything(1e-4, 3)],
@@ -152,8 +176,13 @@ def _rows(path: Path, most: int | None) -> list[dict[str, Any]]:
 def build_config(options: argparse.Namespace, phases: list[dict[str, Any]], seed: int) -> fl.Config:
     """The run of one plan and one seed."""
     data: dict[str, Any] = {"text": "text", "train": str(OPINIONS / "train.jsonl")}
-    data["validation"] = _rows(OPINIONS / "validation.jsonl", options.validation_rows)
     tasks: dict[str, Any] = {"sentiment": {}, "classification": {}}
+    if options.packages:
+        data |= {name: str(options.packages / f"{name}.jsonl") for name in ("train", "test")}
+        data |= {"group": "source", "max_train_samples": options.rows}
+        tasks = {"section": {}, "role": {}, "use": {"kind": "multilabel"}, "size": {"kind": "regression"}}
+        return _config(data, tasks, phases, seed)
+    data["validation"] = _rows(OPINIONS / "validation.jsonl", options.validation_rows)
     if options.topics:
         data["train"] = _rows(OPINIONS / "train.jsonl", options.rows)
         topics = _rows(options.topics / "train.jsonl.gz", options.rows)
@@ -165,6 +194,12 @@ def build_config(options: argparse.Namespace, phases: list[dict[str, Any]], seed
         data["max_train_samples"] = options.rows
     if options.test:
         data["test"] = str(OPINIONS / "test.jsonl")
+    return _config(data, tasks, phases, seed)
+
+
+def _config(
+    data: dict[str, Any], tasks: dict[str, Any], phases: list[dict[str, Any]], seed: int
+) -> fl.Config:
     return fl.Config.build(
         {"data": data, "tasks": tasks, "plan": {"phases": phases}, "train": {"seed": seed}}
     )
@@ -202,7 +237,9 @@ def _line(name: str, reports: list[dict[str, Any]], split: str) -> str:
     tasks = sorted(reports[0][split]["tasks"])
     cells = [_mean([report[split]["score"] for report in reports])]
     for task in tasks:
-        cells.append(_mean([report[split]["tasks"][task]["macro_f1"] for report in reports]))
+        scores = [report[split]["tasks"][task] for report in reports]
+        main_score = "macro_f1" if "macro_f1" in scores[0] else "pearson"
+        cells.append(_mean([score[main_score] for score in scores]))
     cells.append(f"{statistics.mean(report['seconds'] for report in reports):.0f}")
     for head in reports[0]["leak"]:
         cells.append(_mean([report["leak"][head]["change"] for report in reports]))
@@ -220,12 +257,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="training rows, drawn by the seed; else all")
     parser.add_argument("--validation-rows", type=int, default=1000)
     parser.add_argument("--topics", type=Path, help="folder with train.jsonl.gz: text and topic")
+    parser.add_argument("--packages", type=Path, help="folder that packages.py has filled")
     parser.add_argument("--test", action="store_true", help="score the test split too")
     parser.add_argument("--unseen", type=int, help="training rows that a run did not draw, to be scored")
     parser.add_argument("--folder", type=Path, default=Path("runs/plans"))
     options = parser.parse_args()
-    if options.unseen and (not options.rows or options.topics):
-        sys.exit("--unseen wants --rows, and no --topics")
+    if options.unseen and (not options.rows or options.topics or options.packages):
+        sys.exit("--unseen wants --rows, and no --topics or --packages")
     plans = PLANS[options.group]
     unknown = set(options.plans or ()) - plans.keys()
     if unknown:

@@ -93,7 +93,9 @@ def test_a_title_begins_its_minute_anew_and_may_have_no_total(monkeypatch):
 def test_a_solved_head_is_told_and_one_that_stayed_as_it_was():
     solved = {"event": "solved", "task": "topic", "strength": 0.03}
     scored = {**solved, "score": 0.7}
-    assert _shown([solved, scored | {"score_before": 0.7}, scored | {"score_before": 0.75}]) == [
+    assert _shown(
+        [solved, scored | {"score_before": 0.7, "kept": False}, scored | {"score_before": 0.75, "kept": True}]
+    ) == [
         "  topic head solved, strength 0.03",
         "  topic head solved, strength 0.03",
         "  topic head kept: validation 0.750, solved anew 0.700",

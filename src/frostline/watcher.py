@@ -143,7 +143,7 @@ class Watcher:
 
     def _on_solved(self, event: Mapping[str, Any]) -> None:
         how = f"solved, strength {event['strength']:g}"
-        if event.get("score_before", -math.inf) > event.get("score", math.inf):
+        if event.get("kept"):
             how = f"kept: validation {event['score_before']:.3f}, solved anew {event['score']:.3f}"
         self.console.print(f"  {escape(event['task'])} head {how}")
 

@@ -97,8 +97,8 @@ def test_the_test_scores_of_the_report_are_those_of_the_loaded_model(trained):
     assert found == report["test"]
 
 
-def test_memory_of_a_batch_is_kept_for_the_next_where_there_are_many(model, monkeypatch):
-    kept = []
+def test_memory_of_a_batch_is_kept_for_the_next_where_there_are_many(trained, monkeypatch):
+    model, kept = fl.load(trained, device="cpu"), []
 
     @contextmanager
     def keeping():

@@ -26,6 +26,34 @@ def test_a_fresh_head_gives_every_class_the_same_and_a_loss_of_one():
     assert (head.loss_sum(logits, labels) / head.label_weight(labels)).item() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
+def test_a_head_that_starts_from_labels_answers_every_text_with_their_shares(weights):
+    head = Head(CLASSES.model_copy(update={"class_weights": weights}), width=8)
+    labels = np.array([0] * 700 + [1] * 300 + [-100] * 500)
+    head.start_from(labels)
+    expected = (np.array([700.5, 300.5, 0.5]) / 1001.5) * np.array(weights or (1, 1, 1))
+    answers = torch.softmax(head(EMBEDDING), dim=1).detach().numpy()
+    np.testing.assert_allclose(answers, np.tile(expected / expected.sum(), (6, 1)), rtol=1e-5)
+    assert not head.has_learned
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
+def test_a_head_of_several_labels_starts_from_the_odds_at_which_its_loss_is_least(weights):
+    head = Head(CLASSES.model_copy(update={"kind": "multilabel", "class_weights": weights}), width=8)
+    labels = np.zeros((4000, 3))
+    labels[:400, 0], labels[:40, 1], labels[:2000, 2], labels[-1] = 1, 1, 1, math.nan
+    head.start_from(labels)
+    logits = head(torch.zeros(4000, 8))
+    head.loss_sum(logits, torch.from_numpy(labels).float()).backward()
+    assert (head.linear.bias.grad.abs() < 0.5).all()  # of 4,000 rows
+
+
+def test_a_number_starts_from_its_mean():
+    head = Head(CLASSES.model_copy(update={"kind": "regression", "labels": ()}), width=8)
+    head.start_from(np.array([1.0, 5.0]))
+    assert not head.linear.bias.any()
+
+
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
 def test_a_missing_label_adds_no_loss_and_no_gradient(kind):
     task = CLASSES.model_copy(update={"kind": kind, "labels": () if kind == "regression" else CLASSES.labels})

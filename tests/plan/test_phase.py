@@ -116,7 +116,7 @@ def test_the_recipes_freeze_what_they_say():
     assert lines("features") == [("probe", 7, ())]
     assert lines("heads") == [("adamw", 7, ())]
     assert lines("top-layers") == [("probe", 7, ()), ("adamw", 5, ())]
-    assert lines("top-layers", top_layers=4)[-1] == ("adamw", 3, ())
+    assert lines("top-layers", top_layers=4)[1] == ("adamw", 3, ())
     assert lines("one-head", frozen_heads=["topic"]) == [("probe", 7, ()), ("adamw", 0, ("topic",))]
     assert lines("full") == [("adamw", 0, ())]
     assert lines("gradual") == [("probe", 7, ()), ("adamw", 5, ()), ("probe", 7, ())]
@@ -127,6 +127,16 @@ def test_heads_that_a_recipe_solves_again_stay_frozen_where_it_froze_them():
     first, thaw, again = resolve_phases(settings, tasks=TASKS)
     assert (first.frozen_heads, thaw.frozen_heads, again.frozen_heads) == ((), ("mood",), ("mood",))
     assert (thaw.epochs, thaw.min_steps) == (2, None)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("top-layers", 3), ("gradual", 10), ("large", 10)])
+def test_heads_of_a_recipe_start_unsure_of_themselves_unless_one_is_frozen(name, factor):
+    def temperature(**frozen):
+        settings = PlanSettings(recipe=name, frozen_heads=frozen.get("by_plan"))
+        return resolve_phases(settings, tasks=TASKS, frozen=frozen.get("by_task", ()))[0].temperature
+
+    assert temperature() == factor
+    assert temperature(by_plan=("mood",)) == temperature(by_task=("mood",)) == 1
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_temperature_leaves_answers_and_takes_sureness(task):
     sure, unsure = _head(task), _head(task)
     assert _solve_all(sure, train, held) == _solve_all(unsure, train, held, temperatures={"t": 16.0})
     states = torch.from_numpy(held[0])
-    factor = 1.0 if task.kind == "regression" else 16.0
+    factor = 16.0 if task.kind == "classification" else 1.0
     torch.testing.assert_close(unsure(states) * factor, sure(states))
     assert sure(states).abs().max() > 1
 
@@ -114,8 +114,24 @@ def test_a_head_that_scores_better_as_it_is_stays_so(task):
     wrong = np.random.default_rng(0).permutation(train[1])
     found = _solve_all(head, (train[0], wrong), held, temperatures={"t": 16.0})
     assert found["score_before"] == pytest.approx(good["score"], abs=1e-6)
-    assert found["score"] < found["score_before"]
+    assert found["kept"] and found["score"] < found["score_before"]
     assert all(torch.equal(one, before[name]) for name, one in head.state_dict().items())
+
+
+@KINDS
+def test_a_head_is_not_solved_again_for_a_gain_of_chance(task, monkeypatch):
+    train, held = _labelled(task, 0), _labelled(task, 1)
+    head = _head(task)
+    _solve_all(head, train, held)
+    with torch.no_grad():
+        head.linear.weight += 1e-3
+    before = head.linear.weight.clone()
+    found = _solve_all(head, train, held)
+    assert found["kept"] and abs(found["score"] - found["score_before"]) < 0.002
+    assert torch.equal(head.linear.weight, before)
+    monkeypatch.setattr("frostline.training.probe._LEAST_GAIN", -1)
+    assert not _solve_all(head, train, held)["kept"]
+    assert not torch.equal(head.linear.weight, before)
 
 
 def test_a_head_that_has_learned_nothing_is_never_kept():

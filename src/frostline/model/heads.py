@@ -18,7 +18,7 @@ from scipy.special import expit, softmax
 from torch import nn
 from torch.nn import functional as F
 
-from frostline.data.labels import MISSING_CLASS, Task
+from frostline.data.labels import MISSING_CLASS, LabelsN, Task, is_labelled
 from frostline.model.dropout import FastDropout
 
 Activation = Literal["tanh", "relu", "gelu"]
@@ -74,10 +74,35 @@ class Head(nn.Module):
         self.hidden = hidden
         self.dropout = FastDropout(dropout)
         self.linear = nn.Linear(hidden.dense.out_features if hidden else width, task.num_outputs)
-        nn.init.zeros_(self.linear.weight)  # all classes equal at the start, whatever the seed
+        nn.init.zeros_(self.linear.weight)  # all texts equal at the start, whatever the seed
         nn.init.zeros_(self.linear.bias)
         weights = None if task.class_weights is None else torch.tensor(task.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether its answers depend on the text."""
+        return bool(self.linear.weight.any())
+
+    def start_from(self, labels: LabelsN) -> None:
+        """Gives every text what the labels say of all: the share of each class, the odds of each of several
+        labels, as the loss weighs them. So the first steps teach differences between texts, not how rare a
+        label is (after the prior of Lin et al. 2017, arXiv 1708.02002).
+
+        Args:
+            labels: of the training rows; half a row is added to each label.
+        """
+        known, weights = labels[is_labelled(labels)], np.asarray(self.task.class_weights or 1.0)
+        if self.task.kind == "classification":
+            logits = np.log((np.bincount(known, minlength=self.task.num_outputs) + 0.5) * weights)
+            logits -= logits.mean()
+        elif self.task.kind == "multilabel" and len(known):
+            number = known.sum(axis=0)
+            logits = np.log((number + 0.5) * weights / (len(known) - number + 0.5))
+        else:
+            return
+        with torch.no_grad():
+            self.linear.bias.copy_(torch.from_numpy(logits))
 
     def forward(self, embedding_BD: torch.Tensor) -> torch.Tensor:
         """Logits (B, C); for a regression the standardised target (B, 1)."""

@@ -104,10 +104,10 @@ class Phase(Settings):
     """Ends the phase, or says so, when a frozen head loses more than it may."""
     solver: Literal["adamw", "probe"] = "adamw"
     """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending, but
-    for those that score better as they are."""
+    for those that score as well, to .002, as they are."""
     temperature: float = Field(default=1.0, ge=1)
-    """What the logits of solved heads are divided by, where these descend in a later phase and are no
-    regression: answers stay, but less sure of themselves, so that layers which wake have more to learn."""
+    """What the logits of a classification's solved head are divided by, where it descends in a later phase:
+    answers stay, but less sure of themselves, so that layers which wake have more to learn."""
     backbone_lr: float = Field(default=5e-5, gt=0)
     """Rate of the layers that learn."""
     head_lr: float = Field(default=1e-3, gt=0)
@@ -243,17 +243,17 @@ class PlanSettings(Settings):
     frozen_heads: tuple[str, ...] | None = None
     """With a recipe: heads frozen once they are trained."""
     top_layers: TopLayers | None = None
-    """With a recipe: layers that learn in its last phase."""
+    """With a recipe: layers that learn in its last descent."""
     epochs: int | None = Field(default=None, ge=1)
-    """With a recipe: epochs of its last phase."""
+    """With a recipe: epochs of its last descent."""
     backbone_lr: float | None = Field(default=None, gt=0)
-    """With a recipe: rate of the layers in its last phase."""
+    """With a recipe: rate of the layers in its last descent."""
     head_lr: float | None = Field(default=None, gt=0)
-    """With a recipe: rate of the heads in its last phase."""
+    """With a recipe: rate of the heads in its last descent."""
     protect: Protection | None = None
-    """With a recipe: what keeps the answers of frozen heads in its last phase."""
+    """With a recipe: what keeps the answers of frozen heads in its last descent."""
     guard: Guard | None = None
-    """With a recipe: watches the frozen heads in its last phase."""
+    """With a recipe: watches the frozen heads in its last descent."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -264,6 +264,6 @@ class PlanSettings(Settings):
         return self
 
     def changes(self) -> dict[str, object]:
-        """The keys that change the recipe's last phase."""
+        """The keys that change the recipe's last descent."""
         keys = ("frozen_heads", "top_layers", "epochs", "backbone_lr", "head_lr", "protect", "guard")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}

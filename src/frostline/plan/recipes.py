@@ -54,8 +54,8 @@ def resolve_phases(
     """The phases of a plan: those written out, or its recipe's with the plan's changes.
 
     Args:
-        settings: of the plan; changes apply to the recipe's last phase, or to the one before heads that are
-            solved again, which stay frozen where it froze them.
+        settings: of the plan; changes apply to the recipe's last descent. Where it freezes a head, no
+            temperature makes the others less sure, and that head is not solved again.
         tasks: names of the tasks.
         frozen: tasks whose head learns in no phase.
 
@@ -97,10 +97,13 @@ def _recipe_phases(
         own.pop("min_steps")  # who asks for a number of epochs gets that number
     try:
         changed = Phase.model_validate({**own, **changes})
-        return (*first, changed, *(_with_frozen(phase, changed.frozen_heads) for phase in again))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"plan: {reason} (in phase '{last.name}' of recipe '{recipe.name}').") from error
+    if changed.frozen_heads or frozen:
+        # Layers move more under unsure heads: a frozen one lost .06 to .13 more (docs/experiments.md).
+        first = [phase.model_copy(update={"temperature": 1.0}) for phase in first]
+    return (*first, changed, *(_with_frozen(phase, changed.frozen_heads) for phase in again))
 
 
 def recipe_of(name: str) -> Recipe:

@@ -1,8 +1,8 @@
 """Classical classifiers on frozen embeddings, returned as linear heads.
 
 Logistic regression (classification, each label of a multilabel task) and ridge regression, their strength
-chosen on validation; a head that learned before stays where it scores better. Knows embeddings and labels,
-not the backbone.
+chosen on validation; a head that learned before stays where that gains too little. Knows embeddings and
+labels, not the backbone.
 
 Shapes: N texts, D width, C outputs.
 """
@@ -27,6 +27,8 @@ _BLIND_STRENGTH = 0.03
 # The search ends after so many strengths with neither a better score nor a lower loss: a class of a handful
 # of rows is found late, when the loss has long told that the solution is too weak.
 _PATIENCE = 2
+# What a solution must gain over a head that has learned; less is chance (docs/experiments.md).
+_LEAST_GAIN = 0.002
 _TOLERANCE = 1e-4  # of the mean gradient; at 1e-3 a start from the solution before moves no further
 # Up to so many numbers one thread is quicker: two of OpenBLAS take 1.5 to 15 times as long for products as
 # narrow as there are classes (docs/experiments.md).
@@ -41,16 +43,17 @@ def solve_heads(
     held: tuple[Matrix, Mapping[str, LabelsN]],
     temperatures: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Solves heads one after the other, but for those that score better as they are.
+    """Solves heads one after the other, but for those that score as well as they are.
 
     Args:
         heads: changed.
         train: embeddings (N, D) and labels by task.
         held: those by which the strength is chosen.
-        temperatures: by task, what the logits of a solution are divided by; those of a regression are not.
+        temperatures: by task, what the logits of a solution are divided by, of a classification alone.
 
     Yields:
-        Name of a head's task, what `solve_head` found, and `score_before` of a head that had learned.
+        Name of a head's task, what `solve_head` found, and of a head that had learned `score_before` and
+        whether it is `kept`.
     """
     (train_ND, train_labels), (held_ND, held_labels) = train, held
     for head in heads:
@@ -63,13 +66,14 @@ def solve_heads(
             held_ND=held_ND,
             held_labels=held_labels[name],
         )
-        if score_before is not None and score_before > found["score"]:
+        kept = score_before is not None and found["score"] < score_before + _LEAST_GAIN
+        if kept:
             linear.load_state_dict(before)
-        elif head.task.kind != "regression":
+        elif head.task.kind == "classification":
             with torch.no_grad():
                 for parameter in linear.parameters():
                     parameter.div_((temperatures or {}).get(name, 1.0))
-        yield name, found | ({} if score_before is None else {"score_before": score_before})
+        yield name, found | ({} if score_before is None else {"score_before": score_before, "kept": kept})
 
 
 def solve_head(
@@ -115,9 +119,9 @@ def solve_head(
 
 
 def _score(head: Head, embedding_ND: Matrix, labels: LabelsN) -> float | None:
-    """Main score of a head; None without labels, and of a head at zero, which has learned nothing."""
+    """Main score of a head; None without labels, and of a head that has learned nothing."""
     known = is_labelled(labels)
-    if not known.any() or not any(parameter.any() for parameter in head.linear.parameters()):
+    if not known.any() or not head.has_learned:
         return None
     weight_CD, bias_C = (
         parameter.detach().cpu().numpy() for parameter in (head.linear.weight, head.linear.bias)
