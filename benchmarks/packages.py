@@ -3,8 +3,9 @@
 python benchmarks/packages.py FOLDER      on a Debian machine, after apt-get update
 
 Writes train.jsonl and test.jsonl with some 55,000 and 5,000 rows: text, section (58 classes, some of a dozen
-rows), role (11 classes, known of less than half of the rows), use (36 labels, several or none of them), size
-(a number: log10 of the kilobytes installed) and source, by which rows belong together.
+rows), role (11 classes, known of less than half of the rows; the first where a package has several), use (36
+labels, several or none of them), size (a number: log10 of the kilobytes installed and 1) and source, by which
+rows belong together. Figures in docs/experiments.md are of Debian 12.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_HELD_SHARE = 12
+_SOURCES_FOR_ONE_HELD = 12
 
 
 def _packages() -> Iterator[dict[str, str]]:
@@ -27,7 +28,7 @@ def _packages() -> Iterator[dict[str, str]]:
     for paragraph in shown.split("\n\n"):
         lines = paragraph.replace("\n ", " ").splitlines()
         fields = dict(line.split(": ", 1) for line in lines if ": " in line)
-        if "Description" in fields:
+        if {"Description", "Section"} <= fields.keys():
             yield fields
 
 
@@ -51,7 +52,7 @@ def write_packages(folder: Path) -> None:
     random.Random(0).shuffle(rows)
     sources = sorted({row["source"] for row in rows})
     random.Random(1).shuffle(sources)
-    held = set(sources[: len(sources) // _HELD_SHARE])
+    held = set(sources[: len(sources) // _SOURCES_FOR_ONE_HELD])
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test"):
         lines = [json.dumps(row) + "\n" for row in rows if (row["source"] in held) == (name == "test")]

@@ -5,7 +5,7 @@ python benchmarks/plans.py --plans full gradual --seeds 0 1 2 --test      all ro
 python benchmarks/plans.py --rows 1000 --unseen 5000                      rows too that were not drawn
 python benchmarks/plans.py --group leak --rows 1000 --seeds 0 1 2         what happens to a frozen head
 python benchmarks/plans.py --topics FOLDER --rows 1000                    topic from files of its own
-python benchmarks/plans.py --packages FOLDER --rows 6000 --group sure     what packages.py wrote, tested too
+python benchmarks/plans.py --packages FOLDER --rows 6000 --group sure     what packages.py wrote; tested too
 
 The best evaluation is kept, so a plan that is scored more often is scored better by chance: such plans are
 to be compared by rows that they have not seen. Every finished run stays in --folder and is not repeated; one
@@ -65,12 +65,10 @@ def protected(head: str, protect: str, **more: Any) -> list[dict[str, Any]]:
     return [SOLVED, everything(1e-4, 3, frozen_heads=[head], protect=protect, **more)]
 
 
-def varied(name: str, *, temperature: float = 1.0, again: bool = False, **more: Any) -> list[dict[str, Any]]:
-    """A recipe with another temperature of its solved heads, which may be solved again, and changes of the
-    phase in which layers learn.
-    """
+def varied(name: str, *, temperature: float, **more: Any) -> list[dict[str, Any]]:
+    """A recipe's first two phases with another temperature of the solved heads, and changes of the second."""
     solved, layers = (phase.model_dump() for phase in recipes()[name].phases[:2])
-    return [solved | {"temperature": temperature}, layers | more, *([AGAIN] if again else [])]
+    return [solved | {"temperature": temperature}, layers | more]
 
 
 PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
@@ -104,14 +102,15 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved softly, top two 3 at 1e-4": [SOFT, top_two(1e-4, 3, min_steps=128)],
     },
     "sure": {
-        f"{name}, temperature {temperature:g}{', solved again' if again else ''}": varied(
-            name, temperature=temperature, again=again
-        )
+        f"{name}, temperature {temperature:g}{', solved again' if again else ''}": [
+            *varied(name, temperature=temperature),
+            *again,
+        ]
         for name in ("top-layers", "large", "gradual")
         for temperature in (1.0, 2.0, 3.0, 10.0, 30.0)
-        for again in (False, True)
-    }
-    | {
+        for again in ([], [AGAIN])
+    },
+    "sure, one frozen": {
         f"{head} frozen, temperature {temperature:g}": varied(
             "one-head", temperature=temperature, frozen_heads=[head]
         )
@@ -131,7 +130,7 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, quick thaw 4 at 3e-4": [SOLVED, thawing(3e-4, 4, 2, 12)],
         "solved, quick thaw 4 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 4, 2, 12, layer_decay=0.95)],
         "solved, quick thaw by 4, 4 at 2e-4, decay .95": [SOLVED, thawing(2e-4, 4, 4, 12, layer_decay=0.95)],
-        "gradual at 3e-4": varied("gradual", temperature=10.0, again=True, backbone_lr=3e-4),
+        "gradual at 3e-4": [*varied("gradual", temperature=10.0, backbone_lr=3e-4), AGAIN],
     },
     "depth": {
         "full 3 at 1e-4": [everything(1e-4, 3)],
@@ -207,7 +206,11 @@ def _config(
 
 def run(options: argparse.Namespace, name: str, phases: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """The report of one run, from its folder where it is finished."""
-    place = options.folder / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+    place = (
+        options.folder
+        / ("packages" if options.packages else "")
+        / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+    )
     if (place / "report.json").is_file():
         report = dict(json.loads((place / "report.json").read_text("utf-8")))
     elif (place / "config.toml").is_file():
@@ -264,6 +267,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.unseen and (not options.rows or options.topics or options.packages):
         sys.exit("--unseen wants --rows, and no --topics or --packages")
+    if options.packages and (options.topics or options.test):
+        sys.exit("--packages has files of its own, which are tested too: no --topics, no --test")
     plans = PLANS[options.group]
     unknown = set(options.plans or ()) - plans.keys()
     if unknown:

@@ -98,5 +98,5 @@ def test_a_solved_head_is_told_and_one_that_stayed_as_it_was():
     ) == [
         "  topic head solved, strength 0.03",
         "  topic head solved, strength 0.03",
-        "  topic head kept: validation 0.750, solved anew 0.700",
+        "  topic head kept: validation 0.750; solved anew 0.700, no clear gain",
     ]

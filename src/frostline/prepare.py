@@ -48,7 +48,8 @@ class Prepared:
     Attributes:
         config: with the plan's phases, the labels and what this machine decided written out.
         splits: tokenised, with encoded labels, by name.
-        model: pretrained; heads of its own answer every text with the base rates of the labels.
+        model: pretrained; heads that do not come from elsewhere answer every text with the base rates of the
+            labels.
         phases: of the plan.
         precision: number format that training will take.
         device: where it will run.
@@ -88,7 +89,7 @@ def prepare(config: Config) -> Prepared:
     forked = [name for name in config.tasks if model.fork_of(name) is not None]
     model.to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
-    _start_heads(model, splits["train"])
+    _start_heads(model, splits["train"], config)
     scored = _labelled(splits["validation"])
     if not scored:
         columns = listing(task.column for task in tables.tasks)
@@ -194,7 +195,7 @@ def prepare_alone(prepared: Prepared, task: str) -> Prepared:
     splits = {
         name: replace(split, labels={task: split.labels[task]}) for name, split in prepared.splits.items()
     }
-    _start_heads(model, splits["train"])
+    _start_heads(model, splits["train"], config)
     train = config.train.model_copy(update={"each_task_alone": False})
     alone = {"plan": PlanSettings(phases=phases), "tasks": {task: config.tasks[task]}, "train": train}
     return replace(
@@ -234,11 +235,11 @@ def says_its_pooling(backbone: str) -> bool:
     return (find_backbone(backbone).folder / "modules.json").is_file()
 
 
-def _start_heads(model: MultitaskModel, train: Split) -> None:
-    """Base rates for heads that know nothing yet."""
+def _start_heads(model: MultitaskModel, train: Split, config: Config) -> None:
+    """Base rates for heads that do not come from elsewhere."""
     for name, labels in train.labels.items():
-        if not model.head(name).has_learned:
-            model.head(name).start_from(labels)
+        if config.tasks[name].head_from is None:
+            model.head(name).start_at_base_rates(labels)
 
 
 def _labelled(split: Split) -> set[str]:

@@ -144,7 +144,8 @@ class Watcher:
     def _on_solved(self, event: Mapping[str, Any]) -> None:
         how = f"solved, strength {event['strength']:g}"
         if event.get("kept"):
-            how = f"kept: validation {event['score_before']:.3f}, solved anew {event['score']:.3f}"
+            scores = f"{event['score_before']:.3f}; solved anew {event['score']:.3f}"
+            how = f"kept: validation {scores}, no clear gain"
         self.console.print(f"  {escape(event['task'])} head {how}")
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:

@@ -27,30 +27,42 @@ def test_a_fresh_head_gives_every_class_the_same_and_a_loss_of_one():
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
-def test_a_head_that_starts_from_labels_answers_every_text_with_their_shares(weights):
-    head = Head(CLASSES.model_copy(update={"class_weights": weights}), width=8)
-    labels = np.array([0] * 700 + [1] * 300 + [-100] * 500)
-    head.start_from(labels)
-    expected = (np.array([700.5, 300.5, 0.5]) / 1001.5) * np.array(weights or (1, 1, 1))
-    answers = torch.softmax(head(EMBEDDING), dim=1).detach().numpy()
-    np.testing.assert_allclose(answers, np.tile(expected / expected.sum(), (6, 1)), rtol=1e-5)
+@pytest.mark.parametrize(
+    ("kind", "smoothing"), [("classification", 0.0), ("classification", 0.1), ("multilabel", 0.0)]
+)
+def test_a_head_starts_at_the_least_loss_that_needs_no_text(kind, smoothing, weights):
+    head = Head(
+        CLASSES.model_copy(update={"kind": kind, "class_weights": weights, "label_smoothing": smoothing}),
+        width=8,
+    )
+    labels = np.array([0] * 700 + [1] * 290 + [2] * 10 + [-100] * 500)
+    if kind == "multilabel":
+        labels = np.eye(3)[labels * (labels >= 0)]
+        labels[1000:] = math.nan
+    head.start_at_base_rates(labels)
+    known = torch.from_numpy(labels).float() if kind == "multilabel" else torch.from_numpy(labels)
+    head.loss_sum(head(EMBEDDING.repeat(250, 1)), known).backward()
+    assert (head.linear.bias.grad.abs() < 1.5).all()  # of 1,000 rows; half a row is added to each label
     assert not head.has_learned
 
 
-@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
-def test_a_head_of_several_labels_starts_from_the_odds_at_which_its_loss_is_least(weights):
-    head = Head(CLASSES.model_copy(update={"kind": "multilabel", "class_weights": weights}), width=8)
-    labels = np.zeros((4000, 3))
-    labels[:400, 0], labels[:40, 1], labels[:2000, 2], labels[-1] = 1, 1, 1, math.nan
-    head.start_from(labels)
-    logits = head(torch.zeros(4000, 8))
-    head.loss_sum(logits, torch.from_numpy(labels).float()).backward()
-    assert (head.linear.bias.grad.abs() < 0.5).all()  # of 4,000 rows
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_a_label_without_rows_never_starts_as_the_likeliest(kind):
+    head = Head(CLASSES.model_copy(update={"kind": kind, "class_weights": (1.0, 1.0, 4000.0)}), width=8)
+    labels = np.repeat([0, 1], 500)
+    head.start_at_base_rates(np.eye(3)[labels] if kind == "multilabel" else labels)
+    assert head.linear.bias.argmin() == 2
 
 
-def test_a_number_starts_from_its_mean():
-    head = Head(CLASSES.model_copy(update={"kind": "regression", "labels": ()}), width=8)
-    head.start_from(np.array([1.0, 5.0]))
+def test_a_number_starts_at_its_mean_and_a_task_without_labels_at_zero():
+    number = CLASSES.model_copy(
+        update={"kind": "regression", "labels": (), "target_mean": 3.0, "target_std": 2.0}
+    )
+    head = Head(number, width=8)
+    head.start_at_base_rates(np.array([1.0, 5.0]))
+    assert (probabilities(number, head(EMBEDDING).detach().numpy()) == 3).all()
+    head = Head(CLASSES.model_copy(update={"class_weights": (1.0, 2.0, 3.0)}), width=8)
+    head.start_at_base_rates(np.array([-100, -100]))
     assert not head.linear.bias.any()
 
 

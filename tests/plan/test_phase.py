@@ -131,12 +131,13 @@ def test_heads_that_a_recipe_solves_again_stay_frozen_where_it_froze_them():
 
 @pytest.mark.parametrize(("name", "factor"), [("top-layers", 3), ("gradual", 10), ("large", 10)])
 def test_heads_of_a_recipe_start_unsure_of_themselves_unless_one_is_frozen(name, factor):
-    def temperature(**frozen):
-        settings = PlanSettings(recipe=name, frozen_heads=frozen.get("by_plan"))
-        return resolve_phases(settings, tasks=TASKS, frozen=frozen.get("by_task", ()))[0].temperature
+    def temperature(frozen=(), **changes):
+        return resolve_phases(PlanSettings(recipe=name, **changes), tasks=TASKS, frozen=frozen)[0].temperature
 
     assert temperature() == factor
-    assert temperature(by_plan=("mood",)) == temperature(by_task=("mood",)) == 1
+    assert temperature(frozen_heads=("mood",)) == temperature(frozen=("mood",)) == 1
+    assert temperature(frozen_heads=("mood",), protect="distill") == 1
+    assert temperature(frozen_heads=("mood",), protect="fork") == factor
 
 
 @pytest.mark.parametrize(

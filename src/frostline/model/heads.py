@@ -84,25 +84,31 @@ class Head(nn.Module):
         """Whether its answers depend on the text."""
         return bool(self.linear.weight.any())
 
-    def start_from(self, labels: LabelsN) -> None:
-        """Gives every text what the labels say of all: the share of each class, the odds of each of several
-        labels, as the loss weighs them. So the first steps teach differences between texts, not how rare a
-        label is (after the prior of Lin et al. 2017, arXiv 1708.02002).
+    def start_at_base_rates(self, labels: LabelsN) -> None:
+        """Sets the bias at which the loss is least while every text has the same answer.
+
+        So the first steps teach differences between texts, not how rare a label is (after the prior of Lin
+        et al. 2017, arXiv 1708.02002). A regression, whose targets are standardised, and a task without
+        labels stay at zero.
 
         Args:
             labels: of the training rows; half a row is added to each label.
         """
-        known, weights = labels[is_labelled(labels)], np.asarray(self.task.class_weights or 1.0)
-        if self.task.kind == "classification":
-            logits = np.log((np.bincount(known, minlength=self.task.num_outputs) + 0.5) * weights)
-            logits -= logits.mean()
-        elif self.task.kind == "multilabel" and len(known):
-            number = known.sum(axis=0)
-            logits = np.log((number + 0.5) * weights / (len(known) - number + 0.5))
-        else:
+        known = labels[is_labelled(labels)]
+        if self.task.kind == "regression" or not len(known):
             return
+        weights_C = np.asarray(self.task.class_weights or (1.0,) * self.task.num_outputs)
+        if self.task.kind == "classification":
+            smoothing, evenly = self.task.label_smoothing, len(known) / self.task.num_outputs
+            rows_C = np.bincount(known, minlength=self.task.num_outputs)
+            sums_C = weights_C * ((1 - smoothing) * rows_C + smoothing * evenly)
+            logits_C = np.log(sums_C + 0.5 * sums_C.sum() / len(known))
+            logits_C -= logits_C.mean()
+        else:
+            given_C = known.sum(axis=0)
+            logits_C = np.log((given_C * weights_C + 0.5) / (len(known) - given_C + 0.5))
         with torch.no_grad():
-            self.linear.bias.copy_(torch.from_numpy(logits))
+            self.linear.bias.copy_(torch.from_numpy(logits_C))
 
     def forward(self, embedding_BD: torch.Tensor) -> torch.Tensor:
         """Logits (B, C); for a regression the standardised target (B, 1)."""
@@ -127,8 +133,8 @@ class Head(nn.Module):
     def loss_sum(self, logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The labelled rows' losses added up; rows without a label add nothing.
 
-        Scaled so that a head that knows nothing has about 1 a row (cross-entropy over log C: Muppet, arXiv
-        2101.11038), so that tasks of many and of few classes weigh alike.
+        Scaled so that a row has 1 where each label is as likely as any other (cross-entropy over log C:
+        Muppet, arXiv 2101.11038), so that tasks of many and of few classes weigh alike.
 
         Args:
             logits_BC: output of `forward`.

@@ -104,7 +104,7 @@ class Phase(Settings):
     """Ends the phase, or says so, when a frozen head loses more than it may."""
     solver: Literal["adamw", "probe"] = "adamw"
     """probe: solve the heads on stored embeddings (logistic or ridge regression) instead of descending, but
-    for those that score as well, to .002, as they are."""
+    for those that this would raise by less than .002."""
     temperature: float = Field(default=1.0, ge=1)
     """What the logits of a classification's solved head are divided by, where it descends in a later phase:
     answers stay, but less sure of themselves, so that layers which wake have more to learn."""
@@ -234,7 +234,10 @@ def _depth(top_layers: TopLayers, num_layers: int) -> int:
 
 
 class PlanSettings(Settings):
-    """A recipe's name, with what to change in it; or phases written out."""
+    """A recipe's name, with what to change in its main phase; or phases written out.
+
+    The main phase is the last one, or the one before heads are solved again.
+    """
 
     recipe: str | None = None
     """A named plan (see `frostline recipes`)."""
@@ -243,17 +246,17 @@ class PlanSettings(Settings):
     frozen_heads: tuple[str, ...] | None = None
     """With a recipe: heads frozen once they are trained."""
     top_layers: TopLayers | None = None
-    """With a recipe: layers that learn in its last descent."""
+    """With a recipe: layers that learn in its main phase."""
     epochs: int | None = Field(default=None, ge=1)
-    """With a recipe: epochs of its last descent."""
+    """With a recipe: epochs of its main phase."""
     backbone_lr: float | None = Field(default=None, gt=0)
-    """With a recipe: rate of the layers in its last descent."""
+    """With a recipe: rate of the layers in its main phase."""
     head_lr: float | None = Field(default=None, gt=0)
-    """With a recipe: rate of the heads in its last descent."""
+    """With a recipe: rate of the heads in its main phase."""
     protect: Protection | None = None
-    """With a recipe: what keeps the answers of frozen heads in its last descent."""
+    """With a recipe: what keeps the answers of frozen heads in its main phase."""
     guard: Guard | None = None
-    """With a recipe: watches the frozen heads in its last descent."""
+    """With a recipe: watches the frozen heads in its main phase."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -264,6 +267,6 @@ class PlanSettings(Settings):
         return self
 
     def changes(self) -> dict[str, object]:
-        """The keys that change the recipe's last descent."""
+        """The keys that change the recipe's main phase."""
         keys = ("frozen_heads", "top_layers", "epochs", "backbone_lr", "head_lr", "protect", "guard")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}

@@ -54,8 +54,9 @@ def resolve_phases(
     """The phases of a plan: those written out, or its recipe's with the plan's changes.
 
     Args:
-        settings: of the plan; changes apply to the recipe's last descent. Where it freezes a head, no
-            temperature makes the others less sure, and that head is not solved again.
+        settings: of the plan; changes apply to the recipe's last phase, or to the one before heads are solved
+            again. Where it freezes a head that has no fork, no temperature makes the others less sure; a
+            frozen head is not solved again.
         tasks: names of the tasks.
         frozen: tasks whose head learns in no phase.
 
@@ -100,8 +101,8 @@ def _recipe_phases(
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"plan: {reason} (in phase '{last.name}' of recipe '{recipe.name}').") from error
-    if changed.frozen_heads or frozen:
-        # Layers move more under unsure heads: a frozen one lost .06 to .13 more (docs/experiments.md).
+    if (changed.frozen_heads or frozen) and changed.protect != "fork":
+        # Layers move more under unsure heads: a frozen one lost up to .13 more (docs/experiments.md).
         first = [phase.model_copy(update={"temperature": 1.0}) for phase in first]
     return (*first, changed, *(_with_frozen(phase, changed.frozen_heads) for phase in again))
 

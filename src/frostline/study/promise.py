@@ -22,7 +22,7 @@ _USUAL_SHARE, _SPREAD = 0.2, 0.04
 _OTHERWISE = 0.15
 # Of the gain of all layers, what a few top layers win.
 _TOP_SHARE = 0.45
-# What a start from heads at zero costs where only heads learn.
+# What a start from heads that are not solved costs where only heads learn.
 _UNSOLVED = 0.004
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
 _LEVEL = 0.003
