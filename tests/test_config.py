@@ -49,6 +49,7 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("model.encoder", "x", "model.encoder: unknown key. Did you mean 'backbone'"),
         ("data.dev", "x", "data.dev: unknown key. Did you mean 'validation'"),
         ("train.epochs", 3, "train.epochs: unknown key. Did you mean 'plan.epochs'"),
+        ("plan.temperature", 2, "plan.temperature: unknown key. Did you mean 'plan.phases.0.temperature'"),
         ("data.lr", 1e-4, "data.lr: unknown key. Did you mean 'plan.head_lr'"),
         ("seed", 1, "seed: unknown key. Did you mean 'train.seed'"),
         ("data.labels", "x", "data.labels: unknown key. Known here"),

@@ -65,7 +65,7 @@ def _explain(detail: Any, location: list[Any], whole: type[BaseModel]) -> str:
             for table in tables
             if len(location) <= 2 and one in _known_keys(whole, [table])
         ]
-        found = [near] if near in known else elsewhere
+        found = [near] if near in known else elsewhere or _listed(whole, location)
         hint = f" Did you mean '{found[0]}'?" if found else did_you_mean(word, known)
         return f"{key}: unknown key.{hint} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
@@ -88,13 +88,28 @@ def _explain(detail: Any, location: list[Any], whole: type[BaseModel]) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}{arrived}."
 
 
-def _known_keys(whole: type[BaseModel], location: list[Any]) -> list[str]:
-    """Keys of the settings at a place."""
+def _listed(whole: type[BaseModel], location: list[Any]) -> list[str]:
+    """Where settings in a list, at the place of an unknown key, have that key: in the first of them."""
+    lists = {
+        name: _settings_in(field.annotation)
+        for name, field in _settings_at(whole, location[:-1]).model_fields.items()
+        if not _is_settings(field.annotation)
+    }
+    first, word = ".".join(map(str, location[:-1])), location[-1]
+    return [f"{first}.{name}.0.{word}" for name, one in lists.items() if one and word in one.model_fields]
+
+
+def _settings_at(whole: type[BaseModel], location: list[Any]) -> Any:
     settings: Any = whole
     for part in location:
         if isinstance(part, str) and part in settings.model_fields:
             settings = _settings_in(settings.model_fields[part].annotation) or settings
-    return list(settings.model_fields)
+    return settings
+
+
+def _known_keys(whole: type[BaseModel], location: list[Any]) -> list[str]:
+    """Keys of the settings at a place."""
+    return list(_settings_at(whole, location).model_fields)
 
 
 def _is_settings(annotation: Any) -> bool:

@@ -119,7 +119,7 @@ def worse_phases(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A sentence for each phase that ended below the score of the one before it."""
     for before, after in pairwise(reports):
         start, end = before["validation"]["score"], after["validation"]["score"]
-        if end < start:
+        if f"{end:.3f}" < f"{start:.3f}":
             yield (
                 f"phase '{after['name']}' ended at {end:.3f} on validation, below the {start:.3f} that "
                 f"'{before['name']}' had reached: other rates, epochs or layers may serve better."

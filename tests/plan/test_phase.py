@@ -235,6 +235,7 @@ def test_few_rows_are_given_epochs_until_there_are_enough_steps():
     evaluations = [often.with_epochs_for(steps).evaluations_per_epoch for steps in (1, 16, 43)]
     assert evaluations == [1, 2, 4], "about twelve in all, and one an epoch at least"
     assert Phase(epochs=3).with_epochs_for(1).epochs == 3
+    assert Phase(evaluations_per_epoch=8).with_epochs_for(6).evaluations_per_epoch == 6
 
 
 def test_a_phase_that_solves_has_no_steps_to_ask_for():
@@ -247,3 +248,21 @@ def test_a_number_of_epochs_that_is_asked_for_is_taken():
     phases = resolve_phases(asked, tasks=["a", "b"])
     assert phases[-1].epochs == 1 and phases[-1].min_steps is None
     assert resolve_phases(PlanSettings(recipe="full"), tasks=["a", "b"])[-1].min_steps == 128
+
+
+@pytest.mark.parametrize("later", [[], [Phase(solver="probe")]])
+def test_a_temperature_that_no_descent_would_read_is_refused(later):
+    phases = [Phase(solver="probe", temperature=3.0), *later]
+    about = {"tasks": TASKS, "num_layers": 6, "labelled": TASKS, "scored": TASKS}
+    with pytest.raises(ConfigError, match=r"plan.phases\[0\].temperature: no later phase descends"):
+        check_plan(phases, **about)
+    check_plan([*phases, Phase(epochs=1)], **about)
+
+
+def test_one_frozen_head_and_several_are_warned_of():
+    one, several = (
+        plan_warnings([Phase(top_layers=2, frozen_heads=names)])[0]
+        for names in (("mood",), ("mood", "topic"))
+    )
+    assert "the mood head is frozen, but layers under it learn: its results" in one
+    assert "the mood, topic heads are frozen, but layers under them learn: their results" in several

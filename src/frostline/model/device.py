@@ -41,8 +41,8 @@ os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
 _WORTH = 1.3
 _PROBE_ROWS = 128
 _PROBE_WIDTHS = (256, 512)
-_PROBE_REPEATS = 10
-_PROBE_SECONDS = 0.1
+_PROBE_REPEATS = 400
+_PROBE_SECONDS = 0.1  # for each format: longer than another process keeps a core
 _MOST_WORKERS = 8
 _WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024

@@ -43,6 +43,8 @@ def check_plan(
             _check_layers(f"{where}.thaw.to", phase.thaw.to, num_layers)
         _check_bands(where, phase, num_layers)
         _check_protection(where, phase, phases[index + 1 :], tasks)
+        if phase.temperature != 1 and all(later.solver == "probe" for later in phases[index + 1 :]):
+            raise ConfigError(f"{where}.temperature: no later phase descends, so it would have no effect.")
         for name in phase.learning_heads(tasks):
             if name in forked:
                 raise ConfigError(
@@ -147,9 +149,12 @@ def plan_warnings(phases: Sequence[Phase], *, forked: Collection[str] = ()) -> l
             safe |= set(phase.exposed_heads)
         exposed = [name for name in phase.exposed_heads if name not in safe]
         if exposed and phase.protect == "none":
+            heads, results = "head is", "under it learn: its"
+            if len(exposed) > 1:
+                heads, results = "heads are", "under them learn: their"
             said.append(
-                f"phase '{phase.name}': the {listing(exposed)} head is frozen, but layers under it learn: "
-                'its results will move. protect = "distill" or "fork" keeps them; guard watches them; the '
+                f"phase '{phase.name}': the {listing(exposed)} {heads} frozen, but layers {results} results "
+                'will move. protect = "distill" or "fork" keeps them; guard watches them; the '
                 "report says by how much they moved."
             )
     return said

@@ -189,12 +189,13 @@ class Phase(Settings):
             )
 
     def with_epochs_for(self, steps_per_epoch: int) -> Self:
-        """The phase with the epochs that `min_steps` asks for, evaluated about as often in all."""
-        if self.min_steps is None:
-            return self
-        needed = min(_MOST_EPOCHS, math.ceil(self.min_steps / max(1, steps_per_epoch)))
-        epochs = max(self.epochs, needed)
-        evaluations = math.ceil(self.evaluations_per_epoch * self.epochs / epochs)
+        """The phase with the epochs that `min_steps` asks for, evaluated about as often in all.
+
+        At most once a step: nothing has changed between two evaluations without one.
+        """
+        steps = max(1, steps_per_epoch)
+        epochs = max(self.epochs, min(_MOST_EPOCHS, math.ceil((self.min_steps or 0) / steps)))
+        evaluations = min(steps, math.ceil(self.evaluations_per_epoch * self.epochs / epochs))
         changes = {"epochs": epochs, "evaluations_per_epoch": evaluations, "min_steps": None}
         return self.model_copy(update=changes)
 
