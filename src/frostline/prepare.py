@@ -48,8 +48,7 @@ class Prepared:
     Attributes:
         config: with the plan's phases, the labels and what this machine decided written out.
         splits: tokenised, with encoded labels, by name.
-        model: pretrained; heads that do not come from elsewhere answer every text with the base rates of the
-            labels.
+        model: pretrained; its heads come from elsewhere or know nothing of a text.
         phases: of the plan.
         precision: number format that training will take.
         device: where it will run.

@@ -26,43 +26,37 @@ def test_a_fresh_head_gives_every_class_the_same_and_a_loss_of_one():
     assert (head.loss_sum(logits, labels) / head.label_weight(labels)).item() == pytest.approx(1.0)
 
 
+TAGS = CLASSES.model_copy(update={"kind": "multilabel"})
+
+
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
-@pytest.mark.parametrize(
-    ("kind", "smoothing"), [("classification", 0.0), ("classification", 0.1), ("multilabel", 0.0)]
-)
-def test_a_head_starts_at_the_least_loss_that_needs_no_text(kind, smoothing, weights):
-    head = Head(
-        CLASSES.model_copy(update={"kind": kind, "class_weights": weights, "label_smoothing": smoothing}),
-        width=8,
-    )
-    labels = np.array([0] * 700 + [1] * 290 + [2] * 10 + [-100] * 500)
-    if kind == "multilabel":
-        labels = np.eye(3)[labels * (labels >= 0)]
-        labels[1000:] = math.nan
+def test_several_labels_start_at_the_least_loss_that_needs_no_text(weights):
+    head = Head(TAGS.model_copy(update={"class_weights": weights}), width=8)
+    labels = np.full((1500, 3), math.nan)
+    labels[:1000] = np.eye(3)[[0] * 700 + [1] * 290 + [2] * 10]
     head.start_at_base_rates(labels)
-    known = torch.from_numpy(labels).float() if kind == "multilabel" else torch.from_numpy(labels)
-    head.loss_sum(head(EMBEDDING.repeat(250, 1)), known).backward()
-    assert (head.linear.bias.grad.abs() < 1.5).all()  # of 1,000 rows; half a row is added to each label
+    head.loss_sum(head(EMBEDDING.repeat(250, 1)), torch.from_numpy(labels).float()).backward()
+    assert (head.linear.bias.grad.abs() < 1).all()  # of 1,000 rows; half a row is added to each label
     assert not head.has_learned
 
 
-@pytest.mark.parametrize("kind", ["classification", "multilabel"])
-def test_a_label_without_rows_never_starts_as_the_likeliest(kind):
-    head = Head(CLASSES.model_copy(update={"kind": kind, "class_weights": (1.0, 1.0, 4000.0)}), width=8)
-    labels = np.repeat([0, 1], 500)
-    head.start_at_base_rates(np.eye(3)[labels] if kind == "multilabel" else labels)
+def test_a_label_without_rows_never_starts_as_the_likeliest():
+    head = Head(TAGS.model_copy(update={"class_weights": (1.0, 1.0, 4000.0)}), width=8)
+    head.start_at_base_rates(np.eye(3)[np.repeat([0, 1], 500)])
     assert head.linear.bias.argmin() == 2
 
 
-def test_a_number_starts_at_its_mean_and_a_task_without_labels_at_zero():
-    number = CLASSES.model_copy(
-        update={"kind": "regression", "labels": (), "target_mean": 3.0, "target_std": 2.0}
-    )
-    head = Head(number, width=8)
-    head.start_at_base_rates(np.array([1.0, 5.0]))
-    assert (probabilities(number, head(EMBEDDING).detach().numpy()) == 3).all()
-    head = Head(CLASSES.model_copy(update={"class_weights": (1.0, 2.0, 3.0)}), width=8)
-    head.start_at_base_rates(np.array([-100, -100]))
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (CLASSES, np.array([0, 0, 0, 1, 2])),
+        (CLASSES.model_copy(update={"kind": "regression", "labels": ()}), np.array([1.0, 5.0])),
+        (TAGS, np.full((4, 3), math.nan)),
+    ],
+)
+def test_other_heads_start_at_zero(task, labels):
+    head = Head(task, width=8)
+    head.start_at_base_rates(labels)
     assert not head.linear.bias.any()
 
 

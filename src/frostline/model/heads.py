@@ -85,28 +85,20 @@ class Head(nn.Module):
         return bool(self.linear.weight.any())
 
     def start_at_base_rates(self, labels: LabelsN) -> None:
-        """Sets the bias at which the loss is least while every text has the same answer.
+        """Of several labels, sets the bias at which the loss is least while every text has the same answer.
 
-        So the first steps teach differences between texts, not how rare a label is (after the prior of Lin
-        et al. 2017, arXiv 1708.02002). A regression, whose targets are standardised, and a task without
-        labels stay at zero.
+        So the first steps teach differences between texts, not that labels are rare (the prior of Lin et
+        al. 2017, arXiv 1708.02002). A classification stays at zero, which finds rare classes sooner
+        (docs/experiments.md); so do a regression, whose targets are standardised, and a task without labels.
 
         Args:
             labels: of the training rows; half a row is added to each label.
         """
         known = labels[is_labelled(labels)]
-        if self.task.kind == "regression" or not len(known):
+        if self.task.kind != "multilabel" or not len(known):
             return
-        weights_C = np.asarray(self.task.class_weights or (1.0,) * self.task.num_outputs)
-        if self.task.kind == "classification":
-            smoothing, evenly = self.task.label_smoothing, len(known) / self.task.num_outputs
-            rows_C = np.bincount(known, minlength=self.task.num_outputs)
-            sums_C = weights_C * ((1 - smoothing) * rows_C + smoothing * evenly)
-            logits_C = np.log(sums_C + 0.5 * sums_C.sum() / len(known))
-            logits_C -= logits_C.mean()
-        else:
-            given_C = known.sum(axis=0)
-            logits_C = np.log((given_C * weights_C + 0.5) / (len(known) - given_C + 0.5))
+        given_C, weights_C = known.sum(axis=0), np.asarray(self.task.class_weights or 1.0)
+        logits_C = np.log((given_C * weights_C + 0.5) / (len(known) - given_C + 0.5))
         with torch.no_grad():
             self.linear.bias.copy_(torch.from_numpy(logits_C))
 
