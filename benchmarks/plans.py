@@ -99,7 +99,6 @@ PLANS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "solved, steps of 4, 4 at 2e-4, solved again": [SOLVED, stepping(2e-4, 4, layers=4), AGAIN],
         "solved softly, steps of 4, 4 at 2e-4, solved again": [SOFT, stepping(2e-4, 4, layers=4), AGAIN],
         "solved softly, quick thaw 8 at 2e-4, decay .95": [SOFT, thawing(2e-4, 8, 2, 12, layer_decay=0.95)],
-        "solved softly, top two 3 at 1e-4": [SOFT, top_two(1e-4, 3, min_steps=128)],
     },
     "sure": {
         f"{name}, temperature {temperature:g}{', solved again' if again else ''}": [
@@ -206,11 +205,8 @@ def _config(
 
 def run(options: argparse.Namespace, name: str, phases: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """The report of one run, from its folder where it is finished."""
-    place = (
-        options.folder
-        / ("packages" if options.packages else "")
-        / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
-    )
+    folder = options.folder / "packages" if options.packages else options.folder
+    place = folder / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
     if (place / "report.json").is_file():
         report = dict(json.loads((place / "report.json").read_text("utf-8")))
     elif (place / "config.toml").is_file():

@@ -52,6 +52,8 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("plan.temperature", 2, "plan.temperature: unknown key. Did you mean 'plan.phases.0.temperature'"),
         ("data.lr", 1e-4, "data.lr: unknown key. Did you mean 'plan.head_lr'"),
         ("seed", 1, "seed: unknown key. Did you mean 'train.seed'"),
+        ("labels", ["a"], "labels: unknown key. Known here"),
+        ("plan.phases", [{"layers": 2}], r"plan.phases\[0\].layers: unknown key. (?!.*layer_lrs.0)"),
         ("data.labels", "x", "data.labels: unknown key. Known here"),
         ("trian.seed", 1, "trian: unknown key. Did you mean 'train'"),
         ("plan.head_lr", -1e-3, r"plan.head_lr: should be greater than 0, -0.001 arrived"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -89,14 +89,16 @@ def _explain(detail: Any, location: list[Any], whole: type[BaseModel]) -> str:
 
 
 def _listed(whole: type[BaseModel], location: list[Any]) -> list[str]:
-    """Where settings in a list, at the place of an unknown key, have that key: in the first of them."""
+    """Where settings in a list of a table have a key that the table has not: in the first of them."""
+    if len(location) != 2:
+        return []
+    table, word = location
     lists = {
         name: _settings_in(field.annotation)
-        for name, field in _settings_at(whole, location[:-1]).model_fields.items()
-        if not _is_settings(field.annotation)
+        for name, field in _settings_at(whole, [table]).model_fields.items()
+        if get_origin(field.annotation) is tuple
     }
-    first, word = ".".join(map(str, location[:-1])), location[-1]
-    return [f"{first}.{name}.0.{word}" for name, one in lists.items() if one and word in one.model_fields]
+    return [f"{table}.{name}.0.{word}" for name, one in lists.items() if one and word in one.model_fields]
 
 
 def _settings_at(whole: type[BaseModel], location: list[Any]) -> Any:

@@ -37,6 +37,19 @@ def test_the_faster_format_is_taken_and_said(monkeypatch, fp32, bf16, taken):
     assert str(fp32) in chosen.reason
 
 
+def test_a_core_that_was_taken_for_a_while_does_not_decide_the_format(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def product(left, right):
+        alone = {torch.float32: 5e-4, torch.bfloat16: 1e-4}[left.dtype]
+        clock.now += 0.005 if clock.now < 0.12 else alone
+
+    monkeypatch.setattr(devices.torch, "matmul", product)
+    monkeypatch.setattr(devices, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    assert choose_precision("auto", device=CPU, width=384).format == "bf16"
+    assert clock.now < 1
+
+
 def test_a_format_can_be_asked_for():
     assert choose_precision("fp32", device=CPU, width=64).reason == "asked for"
 

@@ -254,7 +254,7 @@ def test_a_number_of_epochs_that_is_asked_for_is_taken():
 def test_a_temperature_that_no_descent_would_read_is_refused(later):
     phases = [Phase(solver="probe", temperature=3.0), *later]
     about = {"tasks": TASKS, "num_layers": 6, "labelled": TASKS, "scored": TASKS}
-    with pytest.raises(ConfigError, match=r"plan.phases\[0\].temperature: no later phase descends"):
+    with pytest.raises(ConfigError, match=r"plan.phases\[0\].temperature: no head descends in a later phase"):
         check_plan(phases, **about)
     check_plan([*phases, Phase(epochs=1)], **about)
 

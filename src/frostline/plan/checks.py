@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from frostline.errors import ConfigError, did_you_mean, listing
-from frostline.plan.phase import Phase, TopLayers
+from frostline.plan.phase import Phase, TopLayers, temperatures_of
 from frostline.plan.plateau import JUDGES, monitored_tasks
 
 
@@ -43,8 +43,11 @@ def check_plan(
             _check_layers(f"{where}.thaw.to", phase.thaw.to, num_layers)
         _check_bands(where, phase, num_layers)
         _check_protection(where, phase, phases[index + 1 :], tasks)
-        if phase.temperature != 1 and all(later.solver == "probe" for later in phases[index + 1 :]):
-            raise ConfigError(f"{where}.temperature: no later phase descends, so it would have no effect.")
+        if phase.temperature != 1 and not temperatures_of(phases[index:], tasks):
+            raise ConfigError(
+                f"{where}.temperature: no head descends in a later phase, so it would have no effect. "
+                "Leave it out, or add a phase that descends."
+            )
         for name in phase.learning_heads(tasks):
             if name in forked:
                 raise ConfigError(
