@@ -289,5 +289,8 @@ def is_labelled(labels: LabelsN) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def _unknown_label(task: Task, label: str, where: str) -> DataError:
     return DataError(
         f"{where}: label '{label}' is not a label of task '{task.name}' ({listing(task.labels)})."
-        + did_you_mean(label, task.labels)
+        + (
+            did_you_mean(label, task.labels)
+            or f" Leave the row out, or list every label before training, under tasks.{task.name}.labels."
+        )
     )

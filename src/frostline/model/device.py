@@ -117,25 +117,30 @@ def choose_precision(asked: AskedFormat, *, device: torch.device, width: int) ->
         return Precision("fp32", f"bf16 is not measured on {device.type}")
     fp32, bf16 = _gflops(width)
     taken: Format = "bf16" if bf16 >= _WORTH * fp32 else "fp32"
-    return Precision(taken, f"measured on this processor: bf16 {bf16:.0f}, fp32 {fp32:.0f} GFLOP/s")
+    return Precision(taken, f"measured on one core: bf16 {bf16:.0f}, fp32 {fp32:.0f} GFLOP/s")
 
 
 def _gflops(width: int) -> tuple[float, float]:
     """Best rates of fp32 and bf16 in matrix products of a feed-forward layer's shape.
 
-    Measured in turn and several times, so that other work on the machine does not fall on one of them alone.
+    Measured in turn, many times and on one thread: two that wait for each other on cores with other work show
+    the work, not the format.
     """
     width = min(max(width, _PROBE_WIDTHS[0]), _PROBE_WIDTHS[1])
     shapes = ((_PROBE_ROWS, width), (width, 4 * width))
     spent: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     sides = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in spent}
-    with torch.no_grad():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for _ in range(_PROBE_REPEATS):
             for dtype, seconds in spent.items():
                 if len(seconds) < 2 or sum(seconds) < _PROBE_SECONDS:
                     start = time.perf_counter()
                     torch.matmul(*sides[dtype])
                     seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(num_threads)
     flops = 2 * _PROBE_ROWS * width * 4 * width
     fp32, bf16 = (flops / min(seconds) / 1e9 for seconds in spent.values())
     return fp32, bf16
