@@ -45,6 +45,10 @@ def test_of_many_evaluations_the_first_better_and_tenth_ones_and_the_last_are_to
     assert lines[-2] == "  kept: the weights of the best evaluation, validation 0.600"
 
 
+def test_parts_of_an_epoch_are_told_to_the_hundredth():
+    assert "  epoch 12.17: validation 0.500 (topic 0.500)" in _shown([PHASE, _evaluation(12 + 1 / 6, 0.5)])
+
+
 def test_of_the_weights_that_a_phase_ends_with_nothing_is_said_if_they_are_its_last():
     assert not any(
         "kept:" in line for line in _shown([PHASE, _evaluation(1, 0.6), _evaluation(2, 0.5), _end(0.5)])

@@ -162,7 +162,7 @@ class Watcher:
         self.close()
         self._is_told = True
         scores = ", ".join(f"{escape(name)} {value:.3f}" for name, value in self._latest["main"].items())
-        epoch = f"epoch {self._latest['epoch']:g}" if self._latest["epoch"] else "solved"
+        epoch = f"epoch {round(self._latest['epoch'], 2):g}" if self._latest["epoch"] else "solved"
         self.console.print(f"  {epoch}: validation {self._latest['score']:.3f} ({scores})")
 
     def _on_phase_end(self, event: Mapping[str, Any]) -> None:
