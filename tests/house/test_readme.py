@@ -115,6 +115,12 @@ def test_links_lead_to_files(page):
             assert (page.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
 def test_the_plans_page_knows_every_recipe_and_every_key():
     from frostline.plan.phase import Phase
 
