@@ -52,6 +52,11 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("plan.temperature", 2, "plan.temperature: unknown key. Did you mean 'plan.phases.0.temperature'"),
         ("data.lr", 1e-4, "data.lr: unknown key. Did you mean 'plan.head_lr'"),
         ("seed", 1, "seed: unknown key. Did you mean 'train.seed'"),
+        (
+            "tasks.sentiment.class_weights",
+            "balance",
+            "should be 'balanced', 'balance' arrived. Or write a table.",
+        ),
         ("labels", ["a"], "labels: unknown key. Known here"),
         ("plan.phases", [{"layers": 2}], r"plan.phases\[0\].layers: unknown key. (?!.*layer_lrs.0)"),
         ("data.labels", "x", "data.labels: unknown key. Known here"),

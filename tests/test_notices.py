@@ -4,7 +4,15 @@ import numpy as np
 
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import Task
-from frostline.notices import cut_texts, labels_alike, labels_undivided, scarce_labels, worse_phases
+from frostline.notices import (
+    cut_texts,
+    labels_alike,
+    labels_undivided,
+    scarce_labels,
+    unheeded_settings,
+    worse_phases,
+)
+from frostline.plan.phase import Phase
 
 
 def report(name, score):
@@ -49,6 +57,24 @@ def test_labels_that_another_separator_would_divide_are_said():
     assert not list(labels_undivided(task.model_copy(update={"labels": ("a", "salt, pepper", "c")})))
     (said,) = labels_undivided(task.model_copy(update={"kind": "classification", "separator": None}))
     assert said.endswith('set kind = "multilabel" and separator = "|".')
+
+
+def test_settings_of_a_loss_are_said_where_heads_are_only_solved():
+    task = Task(
+        name="kind",
+        column="kind",
+        kind="classification",
+        labels=("a", "b"),
+        weight=2.0,
+        label_smoothing=0.1,
+    )
+    solved = Phase(name="heads", solver="probe")
+    (said,) = unheeded_settings([task], [solved])
+    assert said == "task 'kind': heads are only solved here, without weight, label_smoothing."
+    assert not list(unheeded_settings([task], [solved, Phase(name="layers", top_layers=2)]))
+    assert not list(
+        unheeded_settings([task.model_copy(update={"weight": 1, "label_smoothing": 0})], [solved])
+    )
 
 
 def test_texts_that_are_cut_are_said_with_what_the_backbone_could_take():

@@ -47,7 +47,11 @@ def explanations(
     for detail in error.errors():
         inner = [part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
         location = [*within, *inner]
-        sentences.setdefault(json.dumps(location), _explain(detail, location, settings))
+        place = json.dumps(location)
+        if place not in sentences:
+            sentences[place] = _explain(detail, location, settings)
+        elif detail["type"] == "dict_type":
+            sentences[place] += " Or write a table."
     return list(sentences.values())
 
 

@@ -51,6 +51,16 @@ def fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
         )
 
 
+def unheeded_settings(tasks: Sequence[Task], phases: Sequence[Phase]) -> Iterator[str]:
+    """A sentence for each task with a factor or smoothing of its loss, where a plan only solves heads."""
+    if any(phase.solver == "adamw" for phase in phases):
+        return
+    for task in tasks:
+        own = {"weight": task.weight != 1, "label_smoothing": task.label_smoothing != 0}
+        if asked := [key for key, is_set in own.items() if is_set]:
+            yield f"task '{task.name}': heads are only solved here, without {listing(asked)}."
+
+
 def labels_alike(task: Task) -> Iterator[str]:
     """A sentence for the labels of a task that differ in case or in spaces alone, which may be slips."""
     alike: dict[str, list[str]] = {}

@@ -31,6 +31,7 @@ from frostline.notices import (
     labels_alike,
     labels_undivided,
     scarce_labels,
+    unheeded_settings,
 )
 from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
@@ -102,6 +103,7 @@ def prepare(config: Config) -> Prepared:
         *(sentence for sentence in strangers if sentence),
         *plan_warnings(phases, forked=forked),
         *fork_costs(model, phases),
+        *unheeded_settings(tables.tasks, phases),
         *(
             f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
             for task in tables.tasks
