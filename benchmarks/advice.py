@@ -2,7 +2,7 @@
 
 python benchmarks/advice.py                                     what opinions alone gives
 python benchmarks/advice.py --topics FOLDER                     also news stories by topic, alone and mixed
-python benchmarks/advice.py --topics FOLDER --fresh             data on which nothing was chosen
+python benchmarks/advice.py --topics FOLDER --fresh             three more data sets
 python benchmarks/advice.py --situations "1,000 sentences"      one of them
 
 Regret: mean of the tasks' main scores on validation, of the best plan of the sweep less that of the plan that
@@ -33,7 +33,7 @@ def _opinions(rows: int | None = None, **tasks: dict[str, Any]) -> dict[str, Any
 
 
 def situations(topics: Path | None) -> dict[str, dict[str, Any]]:
-    """Configs by name: those on which the constants of the advice were chosen."""
+    """Configs by name: those on which the constants of the advice were chosen first."""
     found = {
         "200 sentences": _opinions(200),
         "1,000 sentences": _opinions(1000),
@@ -49,7 +49,7 @@ def situations(topics: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def fresh_situations(topics: Path | None) -> dict[str, dict[str, Any]]:
-    """Configs by name: others, looked at once."""
+    """Configs by name: others, of which the last constants were chosen too (docs/advise.md)."""
     found = {
         "500 sources": _opinions(500, classification={}),
         "4,000 sentiments": _opinions(4000, sentiment={}),

@@ -26,7 +26,7 @@ from work import TASKS, read_splits
 import frostline as fl
 from frostline.data.batches import Split, pad
 from frostline.data.table import IntN
-from frostline.model.device import map_batches
+from frostline.model.cores import map_batches
 from frostline.training.activations import Activations
 
 WAYS = ("store", "none", "computed")

@@ -5,6 +5,7 @@ import numpy as np
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import Task
 from frostline.notices import (
+    crowded_cores,
     cut_texts,
     labels_alike,
     labels_undivided,
@@ -75,6 +76,16 @@ def test_settings_of_a_loss_are_said_where_heads_are_only_solved():
     assert not list(
         unheeded_settings([task.model_copy(update={"weight": 1, "label_smoothing": 0})], [solved])
     )
+
+
+def test_cores_that_other_work_holds_are_said():
+    assert not list(crowded_cores({1: 0.001}))
+    assert not list(crowded_cores({1: 0.001, 2: 0.0006}))
+    assert not list(crowded_cores({1: 0.001, 2: 0.00119}))
+    (said,) = crowded_cores({1: 0.001, 2: 0.00121})
+    assert said.startswith("a matrix product takes 1.2 ms on 2 threads and 1.0 on 1")
+    (said,) = crowded_cores({1: 0.008, 8: 0.001, 16: 0.004})
+    assert "OMP_NUM_THREADS=8" in said
 
 
 def test_texts_that_are_cut_are_said_with_what_the_backbone_could_take():

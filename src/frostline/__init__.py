@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from frostline.environment import set_variables as _set_variables
+
+_set_variables()
+
 if TYPE_CHECKING:
     from frostline.config import Config
     from frostline.dry_run import trainability

@@ -10,7 +10,7 @@ from typing import Any
 from frostline.config import Config, as_config
 from frostline.plan.phase import Phase
 from frostline.plan.picture import Trainability, build_trainability, draw_trainability, save_figure
-from frostline.prepare import Prepared, prepare
+from frostline.prepare import Prepared, notes_of, prepare
 from frostline.training.estimate import Estimator
 
 
@@ -46,7 +46,11 @@ class DryRun:
             for i, name in enumerate(table.columns)
         ]
         phases = [
-            {"name": phase.name, "estimated_seconds": round(seconds, 1)}
+            {
+                "name": phase.name,
+                "estimated_seconds": round(seconds, 1),
+                "temperature": phase.temperature,
+            }
             for phase, seconds in zip(self.phases, self.seconds, strict=True)
         ]
         return {
@@ -97,10 +101,9 @@ def dry_run(config: Config, *, picture: Path) -> DryRun:
         FrostlineError: anything that `train` would refuse.
     """
     prepared = prepare(config)
+    warnings = (*prepared.warnings, *notes_of(prepared))
     estimator = build_estimator(prepared)
     seconds = tuple(estimator.seconds(phase) for phase in prepared.phases)
     table = build_trainability(prepared.model, prepared.phases)
     save_figure(draw_trainability(table), picture)
-    return DryRun(
-        prepared.phases, table, seconds, prepared.warnings, prepared.precision.format, str(prepared.device)
-    )
+    return DryRun(prepared.phases, table, seconds, warnings, prepared.precision.format, str(prepared.device))

@@ -29,6 +29,8 @@ _SYNONYMS = {
     "val": "validation",
 }
 
+_OR_TABLE = " Or write a table."
+
 # Parts of a place in pydantic's errors that are no keys: which type of a union was tried.
 _UNION_MEMBER = re.compile(r"(int|float|str|bool|function-.*|(literal|dict|list|tuple|constrained-.*)\[.*\])")
 
@@ -50,8 +52,8 @@ def explanations(
         place = json.dumps(location)
         if place not in sentences:
             sentences[place] = _explain(detail, location, settings)
-        elif detail["type"] == "dict_type":
-            sentences[place] += " Or write a table."
+        elif detail["type"] == "dict_type" and not sentences[place].endswith(_OR_TABLE):
+            sentences[place] += _OR_TABLE
     return list(sentences.values())
 
 

@@ -18,6 +18,8 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 
 _FEW_ROWS = 5
+# Two threads whose cores are free take .6 of the time of one, two that wait for a core 1.4 to 6 times it.
+_CROWDED = 1.2
 _SEPARATORS = (";", "|", ",")
 
 
@@ -59,6 +61,22 @@ def unheeded_settings(tasks: Sequence[Task], phases: Sequence[Phase]) -> Iterato
         own = {"weight": task.weight != 1, "label_smoothing": task.label_smoothing != 0}
         if asked := [key for key, is_set in own.items() if is_set]:
             yield f"task '{task.name}': heads are only solved here, without {listing(asked)}."
+
+
+def crowded_cores(seconds: Mapping[int, float]) -> Iterator[str]:
+    """A sentence where fewer threads make a matrix product faster.
+
+    Args:
+        seconds: of a product, by number of threads; the largest is what training takes.
+    """
+    most, best = max(seconds), min(seconds, key=lambda count: seconds[count])
+    if seconds[most] > _CROWDED * seconds[best]:
+        yield (
+            f"a matrix product takes {seconds[most] * 1e3:.1f} ms on {most} threads and "
+            f"{seconds[best] * 1e3:.1f} on {best}, as where other work or a limit holds some cores and "
+            f"threads wait for each other. While it is so, OMP_NUM_THREADS={best} in the environment makes "
+            "training faster."
+        )
 
 
 def labels_alike(task: Task) -> Iterator[str]:

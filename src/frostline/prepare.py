@@ -5,7 +5,7 @@ Trains nothing and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,12 +20,14 @@ from frostline.data.token_cache import tokenize_once
 from frostline.errors import ConfigError, DataError, listing
 from frostline.model.backbone import Backbone
 from frostline.model.borrowed import BorrowedHead, find_head, put_head, take_over
+from frostline.model.cores import product_seconds
 from frostline.model.device import Precision, choose_device, choose_precision, step_tokens
 from frostline.model.domains import find_backbone
 from frostline.model.loading import load_backbone
 from frostline.model.multitask import MultitaskModel
 from frostline.notices import (
     added_epochs,
+    crowded_cores,
     cut_texts,
     fork_costs,
     labels_alike,
@@ -103,7 +105,6 @@ def prepare(config: Config) -> Prepared:
         *(sentence for sentence in strangers if sentence),
         *plan_warnings(phases, forked=forked),
         *fork_costs(model, phases),
-        *unheeded_settings(tables.tasks, phases),
         *(
             f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
             for task in tables.tasks
@@ -127,6 +128,14 @@ def _backbone(config: Config) -> Backbone:
     backbone = load_backbone(config.model)
     backbone.recomputes_stages = config.train.gradient_checkpointing
     return backbone
+
+
+def notes_of(prepared: Prepared) -> Iterator[str]:
+    """What to know besides of this plan, on this machine as it is now, a sentence each."""
+    yield from unheeded_settings([*prepared.model.tasks.values()], prepared.phases)
+    layers_learn = any(phase.top_layers != 0 or phase.thaw for phase in prepared.phases)
+    if layers_learn and prepared.device.type == "cpu":
+        yield from crowded_cores(product_seconds(prepared.model.backbone.width, prepared.precision.dtype))
 
 
 def phases_of(prepared: Prepared, plan: PlanSettings) -> tuple[Phase, ...]:

@@ -20,11 +20,12 @@ from frostline.errors import Interrupted, TrainingError
 from frostline.fingerprint import fingerprint
 from frostline.folder import check_free, check_sources, clear, clear_leftovers, locked, with_rows_on_disk
 from frostline.inference.model import Model, load
-from frostline.model.device import choose_device, keeping_freed_memory
+from frostline.model.device import choose_device
+from frostline.model.memory import keeping_freed_memory
 from frostline.notices import worse_phases
 from frostline.places import check_run_folder
 from frostline.plan.picture import build_trainability
-from frostline.prepare import Prepared, prepare, prepare_alone
+from frostline.prepare import Prepared, notes_of, prepare, prepare_alone
 from frostline.results import Trained, Verdict, assess, build_report, compare_alone, write_results
 from frostline.signals import answering
 from frostline.start import with_bundle
@@ -183,7 +184,7 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
         commits = _commits(prepared, folder, ranks)
         trainer, notes = _build_trainer(prepared, commits, journal, started, ranks)
         ranks.wait()
-        notes = [*prepared.warnings, *notes]
+        notes = [*prepared.warnings, *notes_of(prepared), *notes]
         _announce(prepared, trainer, notes)
         with _stopping(trainer), keeping_freed_memory():
             try:

@@ -70,8 +70,8 @@ def show_dry_run(console: Console, found: DryRun, *, picture: Path) -> None:
     console.print(plan_table(found.table))
     for phase, seconds in zip(found.phases, found.seconds, strict=True):
         most = "at most " if phase.until else ""
-        unsure = f", at a temperature of {phase.temperature:g}" if phase.temperature != 1 else ""
-        console.print(f"phase {escape(phase.name)}: {most}about {seconds:.0f} s{unsure}")
+        warmth = f" (temperature {phase.temperature:g})" if phase.temperature != 1 else ""
+        console.print(f"phase {escape(phase.name)}{warmth}: {most}about {seconds:.0f} s")
     total = sum(found.seconds)
     whole = f"{total:.0f} s" if total < 90 else f"{total / 60:.1f} min"
     console.print(

@@ -1,12 +1,5 @@
-import os
-import platform
-import resource
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +7,7 @@ from conftest import CONFIGS, save_encoder
 from frostline.data.batches import pad, tokenize
 from frostline.errors import ConfigError
 from frostline.model import device as devices
-from frostline.model.device import Precision, choose_device, choose_precision, map_batches, repeatable
+from frostline.model.device import Precision, choose_device, choose_precision, repeatable
 from frostline.model.domains import ModelSettings
 from frostline.model.loading import load_backbone
 
@@ -58,64 +51,6 @@ def test_a_format_can_be_asked_for():
 def test_a_device_that_is_not_here_is_refused(asked):
     with pytest.raises(ConfigError, match=f"device: '{asked}' cannot be used here"):
         choose_device(asked)
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_batches_come_back_in_order_whatever_the_number_of_cores(threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        batches = [np.array([i, i + 1]) for i in range(20)]
-        results = list(map_batches(lambda rows: int(rows.sum()), batches, device=CPU))
-        assert [result for _, result in results] == [2 * i + 1 for i in range(20)]
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_an_error_in_a_batch_comes_out(two_threads):
-    with pytest.raises(ZeroDivisionError):
-        list(map_batches(lambda rows: 1 // 0, [np.array([0]), np.array([1])], device=CPU))
-    assert torch.get_num_threads() == 2
-
-
-def test_few_batches_are_computed_ahead_of_a_slow_reader(two_threads):
-    started = []
-    results = map_batches(
-        lambda rows: started.append(int(rows[0])), [np.array([i]) for i in range(50)], device=CPU
-    )
-    next(results)
-    time.sleep(0.2)
-    assert len(started) < 10
-    assert len(list(results)) == 49
-    assert sorted(started) == list(range(50))
-
-
-def test_a_reader_that_leaves_early_stops_the_rest(two_threads):
-    started = []
-    batches = [np.array([i]) for i in range(50)]
-    results = map_batches(lambda rows: started.append(int(rows[0])), batches, device=CPU)
-    next(results)
-    results.close()
-    assert len(started) < 10
-    assert torch.get_num_threads() == 2
-
-
-def test_an_error_late_in_many_batches_comes_out_in_its_place(two_threads):
-    done = []
-    with pytest.raises(ZeroDivisionError):
-        done.extend(
-            map_batches(lambda rows: 1 // (20 - int(rows[0])), [np.array([i]) for i in range(50)], device=CPU)
-        )
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp32"])
@@ -168,36 +103,3 @@ def test_a_large_gpu_takes_more_at_once(gib, tokens, monkeypatch):
     assert devices.step_tokens(torch.device("cuda"), "bf16") == 16_384
     assert devices.forward_tokens(CPU) == devices.step_tokens(CPU, "fp32") == 1024
     assert devices.step_tokens(CPU, "bf16") == 2048
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
-def test_freed_memory_is_kept_for_the_next_step():
-    """In a process of its own: rooms of a step are used again without the system clearing them anew."""
-    code = """
-import resource, torch
-from frostline.model.device import keeping_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        rooms = [torch.zeros(3 * 2**20, dtype=torch.uint8) for _ in range(60)]
-        del rooms
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()
-with keeping_freed_memory():
-    faults()
-    print(faults())
-"""
-
-    def count(**variables):
-        command = [sys.executable, "-c", code]
-        environment = {k: v for k, v in os.environ.items() if "MALLOC" not in k} | variables
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        return int(done.stdout)
-
-    pages = 10 * 60 * 3 * 2**20 // resource.getpagesize()
-    # What the allocator keeps by itself depends on where its last block lies: nothing is said of that.
-    assert count() < pages / 100
-    # Who tells it otherwise is obeyed.
-    assert count(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072") > pages * 0.9

@@ -160,4 +160,5 @@ def test_plans_are_known_by_what_they_do(content):
     assert found["features"].is_solved and not found["heads"].is_solved
     assert found["full"].deepest == found["gradual"].deepest == "all"
     assert found["gradual"].is_solved and not found["full"].is_solved
+    assert [name for name, course in found.items() if course.is_gradual] == ["gradual"]
     assert found["full"].steps >= 128 and found["heads"].steps == 0

@@ -44,8 +44,20 @@ def test_a_task_without_a_signal_promises_no_gain():
 
 def test_a_few_layers_win_a_part_of_the_gain():
     some = promise(replace(FULL, deepest=2), FOUND)
-    assert 0.7 < some.score < _score(FULL)
+    assert some.score == pytest.approx(0.7 + 0.6 * 0.06)
     assert "a few top layers" in some.reason
+
+
+def test_a_gradual_plan_is_ahead_by_a_share_of_what_is_left_unless_heads_tell_numbers():
+    gradual = replace(FULL, is_solved=True, is_gradual=True)
+    assert _score(gradual) == pytest.approx(_score(FULL) + 0.02 * 0.3)
+    assert _score(gradual, replace(FOUND, regression_share=0.5)) == pytest.approx(_score(FULL) + 0.003)
+    assert _score(gradual, replace(FOUND, regression_share=1)) == _score(FULL)
+    assert "two solutions" in promise(gradual, FOUND).reason
+    lost = replace(FOUND, race=Race(0.7, 0.66, steps=50, num_held=10**9))
+    assert _score(gradual, lost) == _score(FULL, lost)
+    assert "two solutions" not in promise(gradual, lost).reason
+    assert _score(gradual, Findings(probe=0.99, race=None)) - _score(FULL, Findings(0.99, None)) < 0.001
 
 
 def test_heads_alone_promise_what_a_probe_reaches():

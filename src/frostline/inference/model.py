@@ -20,14 +20,14 @@ from frostline.data.read import without_surrogates
 from frostline.data.table import IntN
 from frostline.errors import DataError
 from frostline.model.bundle import BundleFile, load_bundle
+from frostline.model.cores import map_batches
 from frostline.model.device import (
     Precision,
     choose_device,
     choose_precision,
-    keeping_freed_memory,
-    map_batches,
 )
 from frostline.model.heads import decisions, probabilities
+from frostline.model.memory import keeping_freed_memory
 from frostline.model.multitask import MultitaskModel
 from frostline.settings import AskedFormat
 

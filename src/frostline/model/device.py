@@ -1,5 +1,4 @@
-"""Where a model runs, in which number format, how a forward pass is spread over the cores, and in which order
-a GPU adds up.
+"""Where a model runs, in which number format, how many tokens at once, and in which order a GPU adds up.
 
 Decided by measurement where that is possible, and said. Weights that learn stay float32; bf16 is the format
 of the matrix products (autocast), or of a copy made for a forward pass.
@@ -7,33 +6,23 @@ of the matrix products (autocast), or of a copy made for a forward pass.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from frostline.data.table import IntN
 from frostline.errors import ConfigError
+from frostline.model.cores import threads
 from frostline.settings import AskedFormat
 
 Format = Literal["bf16", "fp32"]
-Result = TypeVar("Result")
 
-# oneDNN keeps compiled code for the last 1,024 shapes of matrix products, a third of a megabyte each, and
-# torch's layer over it another 1,024 a thread, by a variable with a less telling name. Where texts are packed
-# (`packing.py`), most batches meet shapes that are among the last 256. Both are read at the first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13
 # Read when cuBLAS starts: without one of these, its sums may take another order each time (`repeatable`).
 _WORKSPACE, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
@@ -43,8 +32,6 @@ _PROBE_ROWS = 128
 _PROBE_WIDTHS = (256, 512)
 _PROBE_REPEATS = 400
 _PROBE_SECONDS = 0.1  # for each format: longer than another process keeps a core
-_MOST_WORKERS = 8
-_WAITING_PER_WORKER = 2
 _CPU_TOKENS = 1024
 # Of a training step in bf16: few of its batches then need two parts (docs/experiments.md).
 _CPU_STEP_TOKENS = 2048
@@ -52,11 +39,6 @@ _CPU_STEP_TOKENS = 2048
 # pass, 72,000 with four times as many (docs/scale.md).
 _GPU_TOKENS = 16_384
 _LARGE_GPU_TOKENS, _LARGE_GPU_BYTES = 65_536, 32 * 2**30
-
-# Of glibc's malloc.h. From 32 MiB on it maps each block apart, and gives it back at once, whatever is asked.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_THRESHOLDS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-_KEPT_BYTES, _MAPPED_BYTES = 2**30, 2**25
 
 
 @dataclass(frozen=True)
@@ -130,17 +112,13 @@ def _gflops(width: int) -> tuple[float, float]:
     shapes = ((_PROBE_ROWS, width), (width, 4 * width))
     spent: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     sides = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in spent}
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         for _ in range(_PROBE_REPEATS):
             for dtype, seconds in spent.items():
                 if len(seconds) < 2 or sum(seconds) < _PROBE_SECONDS:
                     start = time.perf_counter()
                     torch.matmul(*sides[dtype])
                     seconds.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(num_threads)
     flops = 2 * _PROBE_ROWS * width * 4 * width
     fp32, bf16 = (flops / min(seconds) / 1e9 for seconds in spent.values())
     return fp32, bf16
@@ -193,70 +171,3 @@ def repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(before[0])
         filling.fill_uninitialized_memory = before[1]
-
-
-def give_memory_back() -> None:
-    """Returns what the allocator holds and nothing uses to the system, where it is glibc's.
-
-    Blocks of ever new sizes, as batches cut by length make them, leave gaps that only grow.
-    """
-    if _is_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def keeping_freed_memory() -> Iterator[None]:
-    """Within the block the allocator keeps freed memory for the next step, where it is glibc's and nobody has
-    told it what to keep.
-
-    By itself it returns the room of a step's activations after each step, and the system clears it anew.
-    Afterwards it keeps as much as it learns to by itself at most.
-    """
-    is_told = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or _THRESHOLDS & os.environ.keys()
-    if is_told or not _is_glibc():
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
-    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
-        give_memory_back()
-
-
-@cache
-def _is_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
-
-
-def map_batches(
-    forward: Callable[[IntN], Result], batches: Sequence[IntN], *, device: torch.device
-) -> Iterator[tuple[IntN, Result]]:
-    """Yields each batch with what `forward` makes of it, in order.
-
-    On a CPU every core takes a batch of its own: a quarter faster on short texts than all cores on one
-    batch (docs/experiments.md). At most two batches a core wait for who reads them, however slowly that
-    is. `forward` sets its own gradient and autocast modes, which torch keeps by thread.
-    """
-    num_threads = torch.get_num_threads()
-    if device.type != "cpu" or num_threads == 1 or len(batches) == 1:
-        for batch in batches:
-            yield batch, forward(batch)
-        return
-    workers = min(num_threads, _MOST_WORKERS)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(num_threads // workers,))
-    try:
-        waiting: deque[tuple[IntN, Future[Result]]] = deque()
-        for batch in batches:
-            waiting.append((batch, pool.submit(forward, batch)))
-            if len(waiting) > _WAITING_PER_WORKER * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(num_threads)

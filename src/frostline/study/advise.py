@@ -106,7 +106,9 @@ def advise(
     probe = extrapolated(growth, len(prepared.splits["train"]))
     silent = without_signal(prepared.model.tasks, layers, sample["validation"])
     hopeless = sum(1 - max(0.0, layers[name]["embedding"]) for name in silent) / max(1, len(layers))
-    plans = ranked([promise(course, Findings(probe, ran, hopeless)) for course in courses])
+    num_regressions = sum(task.kind == "regression" for task in prepared.model.tasks.values())
+    found = Findings(probe, ran, hopeless, regression_share=num_regressions / len(prepared.model.tasks))
+    plans = ranked([promise(course, found) for course in courses])
     domain = domain_signs(
         prepared.model.backbone, prepared.splits["validation"], texts_of(prepared, "validation")
     )
@@ -208,6 +210,7 @@ def _courses(prepared: Prepared, estimator: Estimator) -> list[Course]:
                 deepest=last.thaw.to if last.thaw else last.top_layers,
                 steps=epochs_awake * steps_per_epoch,
                 is_solved=phases[0].solver == "probe",
+                is_gradual=bool(last.thaw) and phases[0].solver == phases[-1].solver == "probe",
             )
         )
     return found

@@ -21,7 +21,10 @@ _USUAL_SHARE, _SPREAD = 0.2, 0.04
 # Rows that two plans answer otherwise; so few rows tell little of a difference.
 _OTHERWISE = 0.15
 # Of the gain of all layers, what a few top layers win.
-_TOP_SHARE = 0.45
+_TOP_SHARE = 0.6
+# Of what solved heads leave to be gained, what a plan wins above `full` that thaws its layers between two
+# solutions of its heads, less sure at first; of a regression, whose head keeps its strength, nothing.
+_GRADUAL_SHARE = 0.02
 # What a start from heads that are not solved costs where only heads learn.
 _UNSOLVED = 0.004
 # Of two plans, the cheaper one is put first where it promises less by no more than this.
@@ -36,11 +39,13 @@ class Findings:
         probe: expected mean score of heads solved on all rows.
         race: None where it would have cost too much.
         hopeless: of what the probe leaves to be gained, the part of tasks in which no layer shows a signal.
+        regression_share: of the tasks.
     """
 
     probe: float
     race: Race | None
     hopeless: float = 0.0
+    regression_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Course:
         deepest: how many top layers learn in the end.
         steps: with layers awake.
         is_solved: whether its heads are solved first.
+        is_gradual: whether its layers thaw between two solutions of its heads.
     """
 
     recipe: str
@@ -60,6 +66,7 @@ class Course:
     deepest: TopLayers
     steps: int
     is_solved: bool
+    is_gradual: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,17 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
     gain, reason = _gain(course, found)
     if course.deepest != "all":
         gain *= _TOP_SHARE
-        reason += f"; a few top layers move about half of that: {gain:+.3f}"
+        reason += f"; a few top layers move about {_TOP_SHARE:.0%} of that: {gain:+.3f}"
+    ahead = _GRADUAL_SHARE * _left(found) * (1 - found.regression_share)
+    if course.is_gradual and gain > 0 and ahead > 0:
+        gain += ahead
+        reason += f"; thawed between two solutions of the heads, as measured: {ahead:+.3f}"
     return PlanAdvice(course.recipe, min(1.0, found.probe + gain), course.seconds, reason)
 
 
 def _gain(course: Course, found: Findings) -> tuple[float, str]:
     """What all layers awake are expected to gain over solved heads in the steps of a plan, and from what."""
-    usual = _USUAL_SHARE * max(0.0, 1.0 - min(1.0, max(0.0, found.probe)) - found.hopeless)
+    usual = _USUAL_SHARE * _left(found)
     if found.race is None:
         aside = ", tasks of chance aside" if found.hopeless else ""
         words = f"a guess: layers that learn usually win a fifth of what a probe leaves{aside}"
@@ -108,6 +119,11 @@ def _gain(course: Course, found: Findings) -> tuple[float, str]:
     trust = _SPREAD**2 / (_SPREAD**2 + _OTHERWISE / race.num_held)
     gain = trust * raced + (1 - trust) * usual
     return gain, f"{words}; for {course.steps} steps, and weighed with what is usual: {gain:+.3f}"
+
+
+def _left(found: Findings) -> float:
+    """What solved heads leave to be gained, without tasks of chance."""
+    return max(0.0, 1.0 - min(1.0, max(0.0, found.probe)) - found.hopeless)
 
 
 def ranked(plans: Sequence[PlanAdvice]) -> tuple[PlanAdvice, ...]:

@@ -23,7 +23,8 @@ from frostline.data.distinct import DistinctTexts, distinct_texts
 from frostline.data.table import IntN
 from frostline.errors import CacheError
 from frostline.model.backbone import Backbone
-from frostline.model.device import Precision, forward_tokens, machine_facts, map_batches
+from frostline.model.cores import map_batches
+from frostline.model.device import Precision, forward_tokens, machine_facts
 from frostline.model.fork import make_private, share
 from frostline.plan.freeze import tensor_hashes
 from frostline.training.embed import embed

@@ -16,7 +16,8 @@ import torch
 from frostline.data.batches import Tokens, pad
 from frostline.data.table import IntN
 from frostline.model.backbone import Backbone
-from frostline.model.device import Precision, map_batches
+from frostline.model.cores import map_batches
+from frostline.model.device import Precision
 
 
 def embed(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from frostline.training.settings import TrainSettings
 from frostline.training.steps import epoch_steps
 from frostline.training.tables import EmbeddingGradients
 
-_STEPS = 5
+_STEPS = 5  # that are timed, and one to warm up
 _SAMPLE = 512
 _HEAD_STEP_SECONDS = 0.0015
 _PROBE_SECONDS_PER_ROW = 0.0001
@@ -47,7 +49,7 @@ class Estimator:
         self._precision, self._device = precision, device
         self._activations = Activations(self._trial.backbone, precision=precision, device=device)
         self._forward: float | None = None
-        self._step: dict[int, float] = {}
+        self._step: dict[int, _StepCost] = {}
 
     def seconds(self, phase: Phase) -> float:
         """Estimated seconds of a phase with all its epochs: its steps, and the passes over validation or into
@@ -66,9 +68,9 @@ class Estimator:
             elif depth == num_stages:
                 seconds += _HEAD_STEP_SECONDS * len(steps) * share
             else:
-                step = self._step_seconds(phase, depth, steps)
+                cost, tokens = self._step_cost(phase, depth, steps), sum(self._num_tokens(steps))
                 evaluation = self._forward_seconds() * len(self._held) * phase.evaluations_per_epoch
-                seconds += share * (step * sum(len(rows) for parts in steps for rows in parts) + evaluation)
+                seconds += share * (cost.seconds(tokens, num_steps=len(steps)) + evaluation)
         if depths[0] == num_stages:
             seconds += self._forward_seconds() * (len(self._train) + len(self._held))
         return seconds
@@ -77,7 +79,9 @@ class Estimator:
         """The same for another number of texts like those of the run, at the depth of the phase's start."""
         steps = epoch_steps(self._train, self._settings, epoch=0, heads=phase.taught_heads(self._trial.tasks))
         depth = phase.depths(self._trial.backbone.num_layers)[0]
-        learning = self._step_seconds(phase, depth, steps) * num_texts
+        tokens = num_texts * float(self._train.tokens.length_N.mean())
+        num_steps = math.ceil(num_texts / self._settings.batch_size)
+        learning = self._step_cost(phase, depth, steps).seconds(tokens, num_steps=num_steps)
         return phase.epochs * (learning + self._forward_seconds() * num_held * phase.evaluations_per_epoch)
 
     def _forward_seconds(self) -> float:
@@ -90,14 +94,40 @@ class Estimator:
             self._forward = (_now(self._device) - start) / len(sample)
         return self._forward
 
-    def _step_seconds(self, phase: Phase, depth: int, steps: list[list[IntN]]) -> float:
-        """Seconds a text of forward and backward at a depth."""
+    def _step_cost(self, phase: Phase, depth: int, steps: list[list[IntN]]) -> _StepCost:
+        """What steps cost at a depth, from some of every length."""
         if depth not in self._step:
             freeze_to(self._trial, phase, depth=depth)
             self._activations.settle(depth)
-            batches = [rows for step in steps[:_STEPS] for rows in step]
-            self._step[depth] = _timed_steps(self._trial, self._train, self._activations, batches)
+            by_length = np.argsort(self._num_tokens(steps), kind="stable")
+            chosen = by_length[np.linspace(0, len(steps) - 1, min(_STEPS, len(steps)), dtype=int)]
+            batches = [rows for index in (chosen[-1], *chosen) for rows in steps[index]]
+            num_warm = len(steps[chosen[-1]])
+            self._step[depth] = _StepCost(
+                _timed_tokens(self._trial, self._train, self._activations, batches, num_warm=num_warm),
+                _timed_update(self._trial, max_grad_norm=self._settings.max_grad_norm),
+            )
         return self._step[depth]
+
+    def _num_tokens(self, steps: list[list[IntN]]) -> list[int]:
+        """Tokens of each step."""
+        return [int(sum(self._train.tokens.length_N[rows].sum() for rows in step)) for step in steps]
+
+
+@dataclass(frozen=True)
+class _StepCost:
+    """Seconds of training steps at a depth.
+
+    Attributes:
+        token: forward and backward, a token.
+        update: of the optimizer, a step.
+    """
+
+    token: float
+    update: float
+
+    def seconds(self, num_tokens: float, *, num_steps: int) -> float:
+        return self.token * num_tokens + self.update * num_steps
 
 
 def _epochs_at(phase: Phase, num_depths: int) -> list[float]:
@@ -117,17 +147,35 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _timed_steps(model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN]) -> float:
-    """Seconds a text of forward and backward, from a few batches of which the first only warms up."""
-    tables, start, texts = EmbeddingGradients(model), _now(activations.device), 0
+def _timed_tokens(
+    model: MultitaskModel, split: Split, activations: Activations, batches: list[IntN], *, num_warm: int
+) -> float:
+    """Seconds a token of forward and backward, from a few batches of which the first only warm up."""
+    tables, start, num_tokens = EmbeddingGradients(model), _now(activations.device), 0
     for number, rows in enumerate(batches):
-        if number == 1:
-            start, texts = _now(activations.device), 0
+        if number == num_warm:
+            start, num_tokens = _now(activations.device), 0
         model.zero_grad()
         with tables.by_row():
             with activations.precision.autocast(activations.device):
                 given = activations.batch(split, rows, depth=model.frozen_depth)
                 embedding_BD = model.backbone.suffix(given.states, given.mask_BL, depth=model.frozen_depth)
             embedding_BD.sum().backward()  # type: ignore[no-untyped-call]
-        texts += len(rows)
-    return (_now(activations.device) - start) / texts
+        num_tokens += int(split.tokens.length_N[rows].sum())
+    return (_now(activations.device) - start) / num_tokens
+
+
+def _timed_update(model: MultitaskModel, *, max_grad_norm: float) -> float:
+    """Seconds of clipping and an optimizer's step over what learns, which moves nothing."""
+    learning = [one for one in model.parameters() if one.requires_grad]
+    for one in learning:
+        one.grad = torch.zeros_like(one)
+    optimizer = torch.optim.AdamW(learning, lr=0.0, fused=True)
+    seconds = 0.0
+    for _ in range(2):  # the first makes the moments
+        start = _now(learning[0].device)
+        torch.nn.utils.clip_grad_norm_(learning, max_grad_norm)
+        optimizer.step()
+        seconds = _now(learning[0].device) - start
+    model.zero_grad()
+    return seconds

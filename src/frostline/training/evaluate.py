@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from frostline.data.batches import Split
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.data.table import IntN
-from frostline.model.device import map_batches
+from frostline.model.cores import map_batches
 from frostline.model.heads import decisions, probabilities
 from frostline.model.multitask import MultitaskModel
 from frostline.training.activations import Activations

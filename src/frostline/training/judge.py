@@ -15,7 +15,7 @@ import torch
 from frostline.data.batches import Split, Tokens
 from frostline.data.labels import is_labelled
 from frostline.errors import TrainingError, listing
-from frostline.model.device import give_memory_back
+from frostline.model.memory import give_memory_back
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.plateau import watched_score
