@@ -6,10 +6,18 @@ from frostline.study.recommend import recommend
 from frostline.study.significance import Draws
 
 
-def entry(name, validation, seconds, *, identical=False, seeds=1):
+def entry(name, validation, seconds, *, identical=False, seeds=1, evaluations=3):
     drift = {"is_identical": identical, "verdict": "Embed your corpus again."}
     cost = {"seconds": seconds, "seconds_estimated": seconds}
-    return {"name": name, "validation": validation, **cost, "seeds": [0] * seeds, "drift": drift}
+    curves = [{"steps": list(range(evaluations))}] * seeds
+    return {
+        "name": name,
+        "validation": validation,
+        **cost,
+        "seeds": [0] * seeds,
+        "drift": drift,
+        "curves": curves,
+    }
 
 
 def draws(noise=0.01, **scores):
@@ -63,6 +71,16 @@ def test_one_seed_is_called_one():
     assert "3 seeds." in many["uncertainty"]
     solved = recommend([entry("a", 0.9, 1), entry("b", 0.8, 2, seeds=3)], draws(a=0.9, b=0.8), num_rows=100)
     assert "3 seeds." in solved["uncertainty"]
+
+
+def test_a_best_of_far_more_evaluations_is_said_to_be_partly_chance():
+    scores = draws(a=0.8, b=0.9)
+    often = [entry("a", 0.8, 1), entry("b", 0.9, 10, evaluations=33)]
+    said = recommend(often, scores, num_rows=100)["uncertainty"]
+    assert "b kept the best of 33 evaluations there, a of 3: " in said
+    assert "evaluations" not in recommend(often, scores, num_rows=100, keeps_best=False)["uncertainty"]
+    alike = [entry("a", 0.8, 1, evaluations=7), entry("b", 0.9, 10, evaluations=33)]
+    assert "evaluations" not in recommend(alike, scores, num_rows=100)["uncertainty"]
 
 
 def test_a_study_of_one_has_nothing_to_compare():

@@ -58,7 +58,12 @@ def build_outcome(
         about |= _scores(prepared.model.tasks, reports, own=mine, other=draws[yardstick], split=split)
         scenarios.append(about | {"confusion": _confusion(answers[scenario.name][0])})
     _add_changes(scenarios, next(one for one in scenarios if one["name"] == yardstick))
-    recommended = recommend(scenarios, held_draws, num_rows=len(prepared.splits["validation"]))
+    recommended = recommend(
+        scenarios,
+        held_draws,
+        num_rows=len(prepared.splits["validation"]),
+        keeps_best=prepared.config.train.select == "best",
+    )
     return {
         "format": FORMAT,
         "split": split,

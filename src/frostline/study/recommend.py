@@ -15,10 +15,15 @@ from frostline.training.intervals import percentiles
 # A score that is lower by less than the first is as good; by less than the second, if that may be chance.
 _NOTHING = 0.002
 _LITTLE = 0.01
+_FAR_MORE = 5
 
 
 def recommend(
-    scenarios: Sequence[Mapping[str, Any]], draws: Mapping[str, Draws], *, num_rows: int
+    scenarios: Sequence[Mapping[str, Any]],
+    draws: Mapping[str, Draws],
+    *,
+    num_rows: int,
+    keeps_best: bool = True,
 ) -> dict[str, Any]:
     """The cheapest scenario that is as good as the best one, with the reason and its uncertainty in words.
 
@@ -29,19 +34,25 @@ def recommend(
         scenarios: entries of `compare.json`, cheapest first.
         draws: of their validation scores.
         num_rows: validation rows.
+        keeps_best: whether runs keep the weights of their best evaluation, which more evaluations make
+            better by chance.
     """
     best = max(scenarios, key=lambda one: one["validation"])
     level = [one for one in scenarios if _is_as_good(one, best, draws)]
     # By the estimate: of the measured seconds, the first run pays for embeddings that the others read.
     taken = min(level, key=lambda one: one["seconds_estimated"])
     kept = [one for one in scenarios if one["drift"]["is_identical"]]
+    rival = _rival(taken, scenarios, draws)
+    uncertainty = _uncertainty(
+        taken, rival, draws, num_rows=num_rows, num_seeds=max(len(one["seeds"]) for one in scenarios)
+    )
+    if rival and keeps_best:
+        uncertainty += _chance_of_looking(taken, rival)
     return {
         "scenario": taken["name"],
         "best": best["name"],
         "reason": _reason(taken, best, draws),
-        "uncertainty": _uncertainty(
-            taken, draws, num_rows=num_rows, num_seeds=max(len(one["seeds"]) for one in scenarios)
-        ),
+        "uncertainty": uncertainty,
         "keeping_embeddings": _keeping(taken, kept),
     }
 
@@ -67,17 +78,41 @@ def _reason(taken: Mapping[str, Any], best: Mapping[str, Any], draws: Mapping[st
     )
 
 
+def _rival(
+    taken: Mapping[str, Any], scenarios: Sequence[Mapping[str, Any]], draws: Mapping[str, Draws]
+) -> Mapping[str, Any] | None:
+    """The best of the others."""
+    others = [one for one in scenarios if one["name"] != taken["name"]]
+    return max(others, key=lambda one: float(draws[one["name"]].mean.mean()), default=None)
+
+
 def _uncertainty(
-    taken: Mapping[str, Any], draws: Mapping[str, Draws], *, num_rows: int, num_seeds: int
+    taken: Mapping[str, Any],
+    rival: Mapping[str, Any] | None,
+    draws: Mapping[str, Draws],
+    *,
+    num_rows: int,
+    num_seeds: int,
 ) -> str:
     basis = f"Judged on {num_rows:,} validation rows and {counted(num_seeds, 'seed')}"
     caution = "" if num_seeds > 1 else "; how much another seed changes is not known (give more --seeds)"
-    others = [name for name in draws if name != taken["name"]]
-    if not others:
+    if rival is None:
         return f"{basis}{caution}. Nothing was compared."
-    rival = max(others, key=lambda name: float(draws[name].mean.mean()))
-    share = float((draws[taken["name"]].mean >= draws[rival].mean).mean())
-    return f"{basis}{caution}. In {share:.0%} of 1,000 redrawn validation sets it is no worse than {rival}."
+    name = rival["name"]
+    share = float((draws[taken["name"]].mean >= draws[name].mean).mean())
+    return f"{basis}{caution}. In {share:.0%} of 1,000 redrawn validation sets it is no worse than {name}."
+
+
+def _chance_of_looking(taken: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
+    """A sentence where one of two kept the best of far more evaluations than the other."""
+    looks = {one["name"]: max(len(curve["steps"]) for curve in one["curves"]) for one in (taken, rival)}
+    (fewer, few), (more, many) = sorted(looks.items(), key=lambda pair: pair[1])
+    if many <= _FAR_MORE * few:
+        return ""
+    return (
+        f" {more} kept the best of {many} evaluations there, {fewer} of {few}: "
+        f"part of what {more} has on validation is chance, and test may say otherwise."
+    )
 
 
 def _keeping(taken: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
