@@ -82,8 +82,21 @@ def test_plan_shows_what_will_learn_and_trains_nothing(cli, file, tmp_path):
     (phase,), (column,) = found["phases"], found["columns"]
     assert column["rates"]["embeddings"] == pytest.approx(1e-4 * 0.9**4)
     assert column["parameters_trained"] == sum(found["parameters"].values())
-    assert phase["estimated_seconds"] > 0
+    assert phase["estimated_seconds"] > 0 and phase["temperature"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {"run.toml", "run.plan.png", "p.png"}
+
+
+def test_plan_says_the_temperature_of_solved_heads_and_what_a_busy_processor_does(cli, file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "frostline.prepare.product_seconds", lambda *about: asked.append(about) or {1: 1, 2: 2}
+    )
+    out = cli("plan", file, "--set", "plan.recipe=top-layers")[1]
+    assert "phase heads (temperature 3): about" in out and "OMP_NUM_THREADS=1" in out
+    out = cli("plan", file, "--set", "plan.recipe=features")[1]
+    assert "OMP_NUM_THREADS" not in out and len(asked) == 1, "no layer learns"
+    out = cli("plan", file, "--set", "plan.recipe=features", "--set", "tasks.topic.weight=2")[1]
+    assert "heads are only solved here, without weight" in " ".join(out.split())
 
 
 def test_recipes_are_listed_with_reason_cost_and_use(cli):

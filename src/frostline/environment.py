@@ -9,14 +9,15 @@ import os
 
 
 def set_variables() -> None:
-    """Sets those that nobody has set; of use only where torch is not loaded yet."""
+    """Sets those that nobody has set; to be called before torch is loaded."""
     # A thread of GNU's OpenMP that is done waits awake for 300,000 turns, on a core that others may need:
-    # beside one other process a training step took three times as long (docs/experiments.md).
+    # beside one other process a training step took three times as long (docs/experiments.md). Read when torch
+    # is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     # oneDNN keeps compiled code for the last 1,024 shapes of matrix products, a third of a megabyte each, and
     # torch's layer over it another 1,024 a thread, by a variable with a less telling name. Where texts are
     # packed (`model/packing.py`), most batches meet shapes that are among the last 256. Both are read at the
-    # first product.
+    # first product, so torch may be there already.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13

@@ -4,7 +4,7 @@ worse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +53,7 @@ def fork_costs(model: MultitaskModel, phases: Sequence[Phase]) -> Iterator[str]:
         )
 
 
-def unheeded_settings(tasks: Sequence[Task], phases: Sequence[Phase]) -> Iterator[str]:
+def unheeded_settings(tasks: Iterable[Task], phases: Sequence[Phase]) -> Iterator[str]:
     """A sentence for each task with a factor or smoothing of its loss, where a plan only solves heads."""
     if any(phase.solver == "adamw" for phase in phases):
         return

@@ -132,7 +132,7 @@ def _backbone(config: Config) -> Backbone:
 
 def notes_of(prepared: Prepared) -> Iterator[str]:
     """What to know besides of this plan, on this machine as it is now, a sentence each."""
-    yield from unheeded_settings([*prepared.model.tasks.values()], prepared.phases)
+    yield from unheeded_settings(prepared.model.tasks.values(), prepared.phases)
     layers_learn = any(phase.top_layers != 0 or phase.thaw for phase in prepared.phases)
     if layers_learn and prepared.device.type == "cpu":
         yield from crowded_cores(product_seconds(prepared.model.backbone.width, prepared.precision.dtype))

@@ -21,11 +21,7 @@ from frostline.data.table import IntN
 from frostline.errors import DataError
 from frostline.model.bundle import BundleFile, load_bundle
 from frostline.model.cores import map_batches
-from frostline.model.device import (
-    Precision,
-    choose_device,
-    choose_precision,
-)
+from frostline.model.device import Precision, choose_device, choose_precision
 from frostline.model.heads import decisions, probabilities
 from frostline.model.memory import keeping_freed_memory
 from frostline.model.multitask import MultitaskModel

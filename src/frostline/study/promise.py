@@ -100,7 +100,7 @@ def promise(course: Course, found: Findings) -> PlanAdvice:
     ahead = _GRADUAL_SHARE * _left(found) * (1 - found.regression_share)
     if course.is_gradual and gain > 0 and ahead > 0:
         gain += ahead
-        reason += f"; thawed between two solutions of the heads, as measured: {ahead:+.3f}"
+        reason += f"; thawed between two solutions of the heads, as measured elsewhere: {ahead:+.3f}"
     return PlanAdvice(course.recipe, min(1.0, found.probe + gain), course.seconds, reason)
 
 

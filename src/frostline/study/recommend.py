@@ -15,6 +15,7 @@ from frostline.training.intervals import percentiles
 # A score that is lower by less than the first is as good; by less than the second, if that may be chance.
 _NOTHING = 0.002
 _LITTLE = 0.01
+# Evaluations, of which the best is kept: times those of another plan from which on this is said.
 _FAR_MORE = 5
 
 

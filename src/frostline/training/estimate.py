@@ -61,16 +61,16 @@ class Estimator:
         heads = phase.taught_heads(trial.tasks)
         steps = epoch_steps(self._train, self._settings, epoch=0, heads=heads)
         depths = phase.depths(trial.backbone.num_layers)
-        seconds = 0.0
+        num_tokens, seconds = sum(self._num_tokens(steps)), 0.0
         for depth, share in zip(depths, _epochs_at(phase, len(depths)), strict=True):
             if phase.solver == "probe":
                 seconds += _PROBE_SECONDS_PER_ROW * len(self._train) * len(phase.learning_heads(trial.tasks))
             elif depth == num_stages:
                 seconds += _HEAD_STEP_SECONDS * len(steps) * share
             else:
-                cost, tokens = self._step_cost(phase, depth, steps), sum(self._num_tokens(steps))
+                cost = self._step_cost(phase, depth, steps)
                 evaluation = self._forward_seconds() * len(self._held) * phase.evaluations_per_epoch
-                seconds += share * (cost.seconds(tokens, num_steps=len(steps)) + evaluation)
+                seconds += share * (cost.seconds(num_tokens, num_steps=len(steps)) + evaluation)
         if depths[0] == num_stages:
             seconds += self._forward_seconds() * (len(self._train) + len(self._held))
         return seconds
