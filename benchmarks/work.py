@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -32,7 +32,8 @@ class Result(TypedDict, total=False):
         score: mean macro-F1 of both tasks on validation.
         track: seconds and score of each evaluation.
         peak_mib: most memory of the process.
-        share_of_limit: useful GFLOP/s over those of bf16 matrix products of the same shapes.
+        share_of_limit: useful GFLOP/s over those of bf16 matrix products of the same shapes; of training,
+            what nobody can leave out, so that of two contenders the quicker has more.
         pass_share: the same without tokenising.
     """
 
@@ -79,6 +80,19 @@ def useful_gflop(lengths: list[int], *, layers: int, width: int, inner: int) -> 
     """Floating-point operations of a forward pass over texts of these lengths in tokens, without padding."""
     by_token = 2 * (4 * width**2 + 2 * width * inner)
     return layers * sum(n * by_token + 4 * n**2 * width for n in lengths) / 1e9
+
+
+def plan_gflop(phases: Sequence[tuple[int | str, int]], forward: float, *, layers: int) -> float:
+    """Of a training run, what nobody can leave out: frozen layers once, the others thrice an epoch.
+
+    Args:
+        phases: layers that learn and epochs, in turn.
+        forward: operations of a forward pass of all layers over the training texts, in GFLOP.
+        layers: of the backbone.
+    """
+    depths = [(layers if top == "all" else int(top), epochs) for top, epochs in phases]
+    once = layers - min(top for top, _ in depths)
+    return forward / layers * (once + sum(3 * top * epochs for top, epochs in depths))
 
 
 def is_on_gpu() -> bool:
@@ -131,24 +145,28 @@ def timed(
         rows: of the training texts; None: all.
         prepare: not timed; None: nothing.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder = backbone_folder()
     texts = [row["text"] for row in read_rows("train", rows)]
     prepare = prepare or list
     encode(prepare(texts[:64]))
     given = prepare(texts)
     start = time.perf_counter()
     encode(given)
-    seconds = time.perf_counter() - start
-    lengths = [
-        len(ids)
-        for ids in AutoTokenizer.from_pretrained(folder)(texts, max_length=128, truncation=True)["input_ids"]
-    ]
+    return with_share({"seconds": time.perf_counter() - start, "score": float("nan")}, rows)
+
+
+def with_share(result: Result, rows: int | None, *, phases: Sequence[tuple[int | str, int]] = ()) -> Result:
+    """A result with its share of the limit: of a forward pass, or of a training run of these phases."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    if is_on_gpu():  # the products would be the most memory that is taken
+        return result
+    folder = backbone_folder()
+    texts = [row["text"] for row in read_rows("train", rows)]
+    ids = AutoTokenizer.from_pretrained(folder)(texts, max_length=128, truncation=True)["input_ids"]
     config = AutoConfig.from_pretrained(folder)
+    layers = config.num_hidden_layers
     shape = {"width": config.hidden_size, "inner": config.intermediate_size}
-    gflop = useful_gflop(lengths, layers=config.num_hidden_layers, **shape)
-    result: Result = {"seconds": seconds, "score": float("nan")}
-    if not is_on_gpu():  # there, the products would be the most memory that is taken
-        result["share_of_limit"] = gflop / seconds / product_rate(**shape)
-    return result
+    gflop = useful_gflop([len(one) for one in ids], layers=layers, **shape)
+    if phases:
+        gflop = plan_gflop(phases, gflop, layers=layers)
+    return {**result, "share_of_limit": gflop / result["seconds"] / product_rate(**shape)}

@@ -15,9 +15,10 @@ def set_variables() -> None:
     # is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    # oneDNN keeps compiled code for the last 1,024 shapes of matrix products, a third of a megabyte each, and
-    # torch's layer over it another 1,024 a thread, by a variable with a less telling name. Where texts are
-    # packed (`model/packing.py`), most batches meet shapes that are among the last 256. Both are read at the
+    # oneDNN keeps compiled code for the last 1,024 shapes of matrix products, and torch's layer over it
+    # another 1,024 a thread, by a variable with a less telling name. Where texts are packed
+    # (`model/packing.py`), two layers that learn meet some 360 shapes; with room for fewer, code is made
+    # again and again, for time and for more memory than it saves (docs/experiments.md). Both are read at the
     # first product, so torch may be there already.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # ideep's, in torch 2.13

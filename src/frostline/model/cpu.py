@@ -68,7 +68,7 @@ def attend(
     if query.device.type == "cuda":
         return attend_packed(query, key_1HTK=key, value_1HTK=value, packing=packing, scaling=scaling), None
     grid = packing.grid
-    query, key, value = (grid.spread(one[0].transpose(0, 1)) for one in (query, key, value))
+    query, key, value = (grid.spread(one.transpose(1, 2).squeeze(0)) for one in (query, key, value))
     out_GHPK = attend_in_grid(module, query, key, value, grid=grid, dropout=dropout, scaling=scaling)
     return grid.collect(out_GHPK)[None], None
 
