@@ -30,7 +30,7 @@ from contenders import CONTENDERS, NEEDS
 from work import DEPTHS, THAW, WORK, Result, with_share
 
 _SHARE_OF_BEST, _REFERENCE = 0.99, "Trainer, tuned"
-# What libraries take by themselves, for those that would not have imported frostline, which sets other numbers.
+# What libraries take by themselves, for those who would not have imported frostline: it sets other numbers.
 _DEFAULTS = {
     "GOMP_SPINCOUNT": "300000",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024",
