@@ -16,9 +16,9 @@ from others import embed_sentence_transformers, run_scheduler, run_setfit, run_t
 from work import (
     DEPTHS,
     HEAD_RATE,
+    PHASES,
     RATE,
     TASKS,
-    THAW,
     WORK,
     Result,
     backbone_folder,
@@ -32,8 +32,7 @@ def run_frostline(work: str, rows: int | None, *, store: str = "auto") -> Result
     """Phases with a store that is filled anew; to a score, the plan that was quickest on validation."""
     import frostline as fl
 
-    depths = THAW if work == "thaw" else (DEPTHS[work],)
-    plan: dict[str, Any] = {"phases": [_phase(top, epochs) for top, epochs in depths]}
+    plan: dict[str, Any] = {"phases": [_phase(top, epochs) for top, epochs in PHASES[work]]}
     if work == "to-score":  # docs/experiments.md
         often = {"backbone_lr": 2 * RATE, "evaluations_per_epoch": 4}
         plan = {"phases": [_phase("all", 2) | often]}

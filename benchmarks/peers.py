@@ -27,7 +27,7 @@ import time
 from importlib.util import find_spec
 
 from contenders import CONTENDERS, NEEDS
-from work import DEPTHS, THAW, WORK, Result, with_share
+from work import PHASES, WORK, Result, with_share
 
 _SHARE_OF_BEST, _REFERENCE = 0.99, "Trainer, tuned"
 # What libraries take by themselves, for those who would not have imported frostline: it sets other numbers.
@@ -59,8 +59,8 @@ def run_single(name: str, work: str, rows: int | None) -> None:
     """Prints the figures of one run, for the process that asked for them."""
     result = CONTENDERS[name][1](work, rows)
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    if work in {"heads", "top-layers", "full", "thaw"}:
-        result = with_share(result, rows, phases=THAW if work == "thaw" else (DEPTHS[work],))
+    if work in PHASES and work != "to-score":  # there, everyone takes other epochs
+        result = with_share(result, rows, phases=PHASES[work])
     print(json.dumps(result))
 
 

@@ -20,6 +20,8 @@ DEPTHS: dict[str, tuple[int | str, int]] = {
 # A thaw: layers that learn and epochs, in turn.
 THAW: tuple[tuple[int | str, int], ...] = ((0, 2), (2, 2), ("all", 2))
 WORK = (*DEPTHS, "thaw", "embed")
+# Of every training: layers that learn and epochs, in turn.
+PHASES = {name: (depth,) for name, depth in DEPTHS.items()} | {"thaw": THAW}
 RATE, HEAD_RATE = 1e-4, 1e-3
 Rows = list[dict[str, Any]]
 

@@ -99,7 +99,7 @@ def test_an_environment_without_order_is_refused(monkeypatch):
 def test_a_large_gpu_takes_more_at_once(gib, tokens, monkeypatch):
     about = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
-    assert devices.forward_tokens(torch.device("cuda"), "bf16") == tokens
+    assert devices.forward_tokens(torch.device("cuda")) == tokens
     assert devices.step_tokens(torch.device("cuda"), "bf16") == 16_384
-    assert devices.forward_tokens(CPU, "fp32") == devices.step_tokens(CPU, "fp32") == 1024
-    assert devices.forward_tokens(CPU, "bf16") == devices.step_tokens(CPU, "bf16") == 2048
+    assert devices.forward_tokens(CPU) == devices.step_tokens(CPU, "fp32") == 1024
+    assert devices.step_tokens(CPU, "bf16") == 2048

@@ -120,16 +120,16 @@ def test_a_cpu_leaves_the_padding_out_where_products_are_in_bf16(load):
 
 
 def test_batches_are_filled_where_a_cpu_leaves_the_padding_out_and_nowhere_else(load):
-    cpu, lengths = torch.device("cpu"), np.array([600, 500, 30, 5])
-
-    def batches(name, numbers, lengths):
-        found = load(name).batches(lengths, device=cpu, precision=Precision(numbers, ""))
-        return [rows.tolist() for rows in found]
-
-    padded = [[0], [1, 2], [3]]
-    assert batches("bert", "fp32", lengths) == padded
-    assert batches("bert", "bf16", 2 * lengths) == [[0, 2], [1, 3]]
-    assert batches("mpnet", "bf16", 2 * lengths) == padded
+    model, cpu, lengths = load("bert"), torch.device("cpu"), np.array([600, 500, 30, 5])
+    found = {
+        numbers: [
+            rows.tolist() for rows in model.batches(lengths, device=cpu, precision=Precision(numbers, ""))
+        ]
+        for numbers in ("fp32", "bf16")
+    }
+    assert found == {"fp32": [[0], [1, 2], [3]], "bf16": [[0, 2], [1, 3]]}
+    padding = load("mpnet").batches(lengths, device=cpu, precision=Precision("bf16", ""))
+    assert [rows.tolist() for rows in padding] == found["fp32"]
 
 
 @pytest.mark.parametrize("name", PACKING)

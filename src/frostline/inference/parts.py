@@ -102,8 +102,7 @@ def _facts(model: Model) -> str:
     backbone = model.network.backbone
     about = (
         version("frostline"), *machine_facts(model.device), model.precision.format,
-        forward_tokens(model.device, model.precision.format),
-        backbone.transformer.config.to_json_string(), repr(model.network),
+        forward_tokens(model.device), backbone.transformer.config.to_json_string(), repr(model.network),
         *(task.model_dump_json() for task in model.tasks.values()),
         tokenizer_facts(backbone.tokenizer, max_length=backbone.max_length, prompt=backbone.prompt),
     )  # fmt: skip

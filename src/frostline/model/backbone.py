@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         with torch.no_grad(), precision.autocast(device):
             is_packed = self.layout.packs and can_pack(self.transformer, device=device)
         cut_up = filled_batches if is_packed and device.type == "cpu" else sorted_batches
-        return cut_up(length_N, max_tokens=forward_tokens(device, precision.format))
+        return cut_up(length_N, max_tokens=forward_tokens(device))
 
     def stage_modules(self, stage: int) -> Iterator[nn.Module]:
         """Modules of one stage, as freezing and dropout see them."""

@@ -33,9 +33,8 @@ _PROBE_WIDTHS = (256, 512)
 _PROBE_REPEATS = 400
 _PROBE_SECONDS = 0.1  # for each format: longer than another process keeps a core
 _CPU_TOKENS = 1024
-# In bf16: few batches of a training step then need two parts, and where products are quick (AMX) a pass loses
-# less to what comes before each of them (docs/experiments.md).
-_CPU_BF16_TOKENS = 2048
+# Of a training step in bf16: few of its batches then need two parts (docs/experiments.md).
+_CPU_STEP_TOKENS = 2048
 # 16,384 tokens left an H200 waiting for its kernels to be launched: 31,600 texts/s in a BERT-base forward
 # pass, 72,000 with four times as many (docs/scale.md).
 _GPU_TOKENS = 16_384
@@ -132,18 +131,18 @@ def machine_facts(device: torch.device) -> tuple[str, ...]:
     return (torch.__version__, version("transformers"), device.type, gpu, *processor)
 
 
-def forward_tokens(device: torch.device, numbers: Format) -> int:
+def forward_tokens(device: torch.device) -> int:
     """Padded tokens to compute at once without gradient: what fits a core's cache, or fills a GPU."""
     if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU_BYTES:
         return _LARGE_GPU_TOKENS
-    return step_tokens(device, numbers)
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
 
 
 def step_tokens(device: torch.device, numbers: Format) -> int:
     """Padded tokens to compute at once with gradient, for which a GPU has less room."""
     if device.type != "cpu":
         return _GPU_TOKENS
-    return _CPU_BF16_TOKENS if numbers == "bf16" else _CPU_TOKENS
+    return _CPU_STEP_TOKENS if numbers == "bf16" else _CPU_TOKENS
 
 
 @contextmanager

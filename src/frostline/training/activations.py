@@ -96,7 +96,7 @@ class Activations:
         about = (
             _CODE, depth, self.precision.format, self.backbone.transformer.config.to_json_string(),
             str(self.backbone.tail), self.backbone.transformer.config._attn_implementation,
-            forward_tokens(self.device, self.precision.format), *machine_facts(self.device),
+            forward_tokens(self.device), *machine_facts(self.device),
         )  # fmt: skip
         digest.update(f"{about} {self._distinct(split).digest}".encode())
         return digest.hexdigest()
