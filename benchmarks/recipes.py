@@ -1,6 +1,6 @@
 """Every recipe on the opinions data: test scores, and wall clock and memory of the whole command.
 
-python benchmarks/recipes.py                     one seed, about a quarter of an hour on 2 cores
+python benchmarks/recipes.py                     one seed, about ten minutes on 2 cores
 python benchmarks/recipes.py --seeds 0 1 2       mean and range over seeds
 python benchmarks/recipes.py --recipes features heads
 """

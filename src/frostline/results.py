@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from frostline.inference.model import Model
 from frostline.model.bundle import BundleFile, save_bundle
 from frostline.model.card import build_card
 from frostline.model.device import Precision
+from frostline.model.memory import peak_memory
 from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.picture import build_trainability, draw_trainability, save_figure
@@ -163,7 +162,6 @@ def build_report(
         seconds: of the whole run.
         warnings: what the user was told.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     device = trained.device
     return {
         "validation": verdict.validation,
@@ -173,7 +171,7 @@ def build_report(
         "phases": phases,
         "seconds": round(seconds, 2),
         "prediction_seconds_per_1000_texts": round(verdict.seconds_per_text * 1000, 3),
-        "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": peak_memory(),
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
         "rows": {name: len(split) for name, split in trained.splits.items()},
         "backbone": trained.model.backbone.name,

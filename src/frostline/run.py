@@ -78,7 +78,10 @@ def train(
 
     Raises:
         FrostlineError: a mistake in the file, the data or the plan; nothing was trained.
-        Interrupted: Ctrl-C; the state is committed and `resume` goes on.
+        TrainingError: one of these, from within a run: a loss that is not finite, too little memory; the last
+            checkpoint is kept.
+        FreezeError: another: something frozen moved.
+        Interrupted: Ctrl-C or SIGTERM; the state is committed and `resume` goes on.
     """
     started = time.monotonic()
     name = Path(config).stem if isinstance(config, str | Path) else "run"

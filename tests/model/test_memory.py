@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from frostline.model.memory import peak_memory
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 def test_freed_memory_is_kept_for_the_next_step():
@@ -38,3 +40,10 @@ with keeping_freed_memory():
     assert count() < pages / 100
     # Who tells it otherwise is obeyed.
     assert count(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072") > pages * 0.9
+
+
+def test_a_process_is_not_charged_with_what_its_parent_held():
+    code = "from frostline.model.memory import peak_memory; print(peak_memory())"
+    room = bytearray(400 * 2**20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(done.stdout) < len(room) < peak_memory()

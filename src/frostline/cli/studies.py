@@ -30,7 +30,7 @@ def compare(
             "--scenario",
             "-s",
             metavar="NAME",
-            help="A recipe, one-head:TASK, own, or a TOML file with a plan; repeatable. Else six recipes.",
+            help="A recipe, one-head:TASK, own, or a TOML file with a plan; repeatable. Else all but large.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each scenario.")] = 1,

@@ -56,11 +56,18 @@ class Model:
         Returns:
             For each task a list of N: the most probable label (classification), the labels whose probability
             reaches their threshold (multilabel), a number in the target's unit (regression).
+
+        Raises:
+            DataError: a single text instead of several, or something that is no text.
         """
         return {name: decide(self.tasks[name], values) for name, values in self.predict_proba(texts).items()}
 
     def predict_proba(self, texts: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Probabilities (N, C) by task, columns as in `tasks[name].labels`; (N,) float64 of a regression."""
+        """Probabilities (N, C) by task, columns as in `tasks[name].labels`; (N,) float64 of a regression.
+
+        Raises:
+            DataError: as `predict` does.
+        """
         return {name: probabilities(self.tasks[name], v) for name, v in self.logits(texts).items()}
 
     def classify(
@@ -112,7 +119,11 @@ class Model:
     @overload
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]: ...
     def encode(self, texts: str | Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Embeddings (N, D) float32, those of `SentenceTransformer.encode`; (D,) for a single text."""
+        """Embeddings (N, D) float32, those of `SentenceTransformer.encode`; (D,) for a single text.
+
+        Raises:
+            DataError: something that is no text.
+        """
         if isinstance(texts, str):
             single_D: np.ndarray[Any, np.dtype[np.float32]] = self._encode([texts])[0]
             return single_D
@@ -158,6 +169,7 @@ def load(folder: str | Path, *, precision: AskedFormat = "auto", device: str = "
 
     Raises:
         BundleError: incomplete, damaged, unsafe or of a newer format.
+        ConfigError: a precision or a device that is not there.
     """
     network, about = load_bundle(Path(folder))
     place = choose_device(device)

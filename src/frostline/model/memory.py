@@ -1,13 +1,17 @@
-"""Freed memory: when a processor's allocator keeps it for the next step, and when it gives it back."""
+"""Memory of a process: when the allocator keeps what is freed, when it gives it back, and its peak."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 # Of glibc's malloc.h. From 32 MiB on it maps each block apart, and gives it back at once, whatever is asked.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -44,6 +48,18 @@ def keeping_freed_memory() -> Iterator[None]:
     finally:
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
         give_memory_back()
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most.
+
+    Linux counts by itself for the process what its parent held when it started it; so `VmHWM` is read there.
+    """
+    status = Path("/proc/self/status")
+    about = status.read_text("utf-8") if status.exists() else ""
+    if held := re.search(r"^VmHWM:\s*(\d+) kB$", about, re.MULTILINE):
+        return int(held[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

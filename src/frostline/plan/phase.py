@@ -189,9 +189,10 @@ class Phase(Settings):
             )
 
     def with_epochs_for(self, steps_per_epoch: int) -> Self:
-        """The phase with the epochs that `min_steps` asks for, evaluated about as often in all.
+        """The phase with the epochs that `min_steps` asks for.
 
-        At most once a step: nothing has changed between two evaluations without one.
+        It is evaluated about as often in all, but once an epoch at least, and once a step at most: nothing
+        has changed between two evaluations without one.
         """
         steps = max(1, steps_per_epoch)
         epochs = max(self.epochs, min(_MOST_EPOCHS, math.ceil((self.min_steps or 0) / steps)))

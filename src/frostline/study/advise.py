@@ -80,7 +80,7 @@ def advise(
         show: called with every event as it happens.
 
     Raises:
-        FrostlineError: anything that `train` would refuse.
+        FrostlineError: anything that `train` would refuse, and tasks with a frozen head.
     """
     started = time.monotonic()
     asked = as_config(config).located(Path.cwd())

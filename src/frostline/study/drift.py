@@ -148,12 +148,13 @@ def drift_between(
 
     Args:
         before: the pretrained backbone (a name or a folder), or an earlier bundle or run.
-        after: a bundle or a run.
+        after: the same, of now.
         texts: to look at.
         precision: number format; 'auto' measures.
 
     Raises:
-        BackboneError: the two differ in shape, or there are too few texts.
+        BackboneError: one of the two is not there, they differ in shape, or there are too few texts.
+        BundleError: a bundle is damaged.
     """
     new = _load(after)
     old = _load(before, like=new)
