@@ -52,6 +52,8 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("plan.temperature", 2, "plan.temperature: unknown key. Did you mean 'plan.phases.0.temperature'"),
         ("data.lr", 1e-4, "data.lr: unknown key. Did you mean 'plan.head_lr'"),
         ("seed", 1, "seed: unknown key. Did you mean 'train.seed'"),
+        ("train.seed", True, "train.seed: a number is needed, true arrived"),
+        ("plan.head_lr", False, "plan.head_lr: a number is needed, false arrived"),
         (
             "tasks.sentiment.class_weights",
             "balance",
@@ -68,7 +70,7 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("train.keep_last", 1, "train.keep_last: .*greater than or equal to 2"),
         ("tasks.topic.kind", "regresion", "tasks.topic.kind: .*'regression'"),
         ("tasks.topic.label_smoothing", 1.0, "tasks.topic.label_smoothing: .*less than 1"),
-        ("tasks.topic.labels", ["a"], "tasks.topic.labels: .*at least 2"),
+        ("tasks.topic.labels", ["a"], r"tasks.topic.labels: 2 or more are needed, \['a'\] arrived"),
         ("tasks.topic.labels", ["a", "a"], "tasks.topic: labels: a name stands twice"),
         ("tasks.topic.separator", ",", "tasks.topic: separator is for kind 'multilabel'"),
         ("tasks.to pic.column", "x", "tasks.to pic: a task's name is a letter followed by"),

@@ -10,6 +10,8 @@ from frostline.notices import (
     labels_alike,
     labels_undivided,
     scarce_labels,
+    tasks_without_labels,
+    unfinished_phase,
     unheeded_settings,
     worse_phases,
 )
@@ -25,6 +27,48 @@ def test_a_phase_that_ended_below_its_start_is_said():
     (sentence,) = worse_phases(reports)
     assert "'top' ended at 0.368" in sentence and "0.443 that 'heads'" in sentence
     assert not list(worse_phases(reports[:1]))
+
+
+def evaluations(*scores, phase="all", each=1.0):
+    return [
+        {"event": "evaluation", "phase": phase, "epoch": each * (i + 1), "score": score}
+        for i, score in enumerate(scores)
+    ]
+
+
+def test_a_phase_that_ended_too_early_is_said():
+    start = [{"event": "evaluation", "phase": "heads", "epoch": 0, "score": 0.4}, {"event": "steps"}]
+    (said,) = unfinished_phase([*start, *evaluations(0.467, 0.594, 0.662, 0.687)])
+    assert said.startswith(
+        "phase 'all' was still gaining when it ended: +0.025 on validation in its last epoch of 4."
+    )
+    assert not list(unfinished_phase(evaluations(0.6, 0.67, 0.68)))
+    assert not list(unfinished_phase(evaluations(0.6, 0.7, 0.65)))
+    assert not list(unfinished_phase(evaluations(0.6, 0.7, each=0.5))), "not a whole epoch"
+    assert not list(unfinished_phase(start)), "heads are solved"
+    halves = evaluations(0.5, 0.6, 0.64, 0.62, 0.65, 0.67, each=0.5)
+    assert "+0.030" in next(unfinished_phase(halves)), "what the best of earlier epochs had"
+    later = [*evaluations(0.5, 0.7), *evaluations(0.7, 0.701, phase="more")]
+    assert not list(unfinished_phase(later)), "a later phase went on"
+
+
+def test_tasks_without_a_label_in_validation_or_test_are_said():
+    tokens = Tokens(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
+    tasks = [
+        Task(name=name, column=f"{name}_column", kind="classification", labels=("a", "b"))
+        for name in ("x", "y")
+    ]
+
+    def split(name, x, y):
+        return name, Split(name, tokens, {"x": np.asarray([x, x]), "y": np.asarray([y, y])})
+
+    splits = dict([split("train", 0, 0), split("validation", -100, 0), split("test", 0, -100)])
+    validation, test = tasks_without_labels(tasks, splits, learning={"x", "y"})
+    assert "no validation row has a label of 'x'" in validation
+    assert "no test row has a label of 'y' (column 'y_column')" in test
+    assert list(tasks_without_labels(tasks, splits, learning={"y"})) == [test]
+    splits.pop("test")
+    assert list(tasks_without_labels(tasks, splits, learning={"x"})) == [validation]
 
 
 def test_labels_of_no_or_few_validation_rows_are_said():

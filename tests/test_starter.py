@@ -207,3 +207,20 @@ def test_many_words_are_labels_where_each_comes_often(tmp_path):
     ]
     assert build_starter(write_jsonl(tmp_path / "many.jsonl", rows)).count("[tasks.") == 1
     assert "[tasks.kind]" in build_starter(tmp_path / "many.jsonl")
+
+
+def test_labels_divided_by_commas_are_several_and_sentences_are_not(tmp_path):
+    marks = ["red", "green", "blue", "round", "flat", "new", "old"]
+    rows = [
+        {
+            "text": f"a long sentence, with a comma, and the number {i}",
+            "tags": ", ".join(marks[j] for j in range(7) if i >> j & 1) or "plain",
+            "remark": f"seen by {i}, told by {i + 1}",
+            "is_new": i % 2 == 0,
+        }
+        for i in range(120)
+    ]
+    text = build_starter(write(tmp_path / "data.jsonl", rows))
+    assert '[tasks.tags]\ncolumn = "tags"\nkind = "multilabel"\nseparator = ","' in text
+    assert 'do not look like labels: "remark"' in text
+    assert "[tasks.is_new]" in text and "holds numbers" not in text

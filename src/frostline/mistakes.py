@@ -83,6 +83,8 @@ def _explain(detail: Any, location: list[Any], whole: type[BaseModel]) -> str:
             else ""
         )
         return f"{key}: a table of keys is needed, {detail['input']!r:.60} arrived.{keys}"
+    if detail["type"] == "too_short":
+        return f"{key}: {detail['ctx']['min_length']} or more are needed, {detail['input']!r:.60} arrived."
     if detail["type"] == "tuple_type":
         return f"{key}: a list is needed, such as [{json.dumps(str(detail['input']), ensure_ascii=False)}]."
     arrived = (

@@ -4,7 +4,7 @@ worse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 
 _FEW_ROWS = 5
+_MUCH = 0.02
 # Two threads whose cores are free take .6 of the time of one, two that wait for a core 1.4 to 6 times it.
 _CROWDED = 1.2
 _SEPARATORS = (";", "|", ",")
@@ -101,6 +102,30 @@ def labels_undivided(task: Task) -> Iterator[str]:
             )
 
 
+def tasks_without_labels(
+    tasks: Iterable[Task], splits: Mapping[str, Split], *, learning: Collection[str]
+) -> Iterator[str]:
+    """A sentence for each task that learns without a label in validation, and for each without one in test.
+
+    Args:
+        tasks: of the run.
+        splits: by name.
+        learning: tasks whose head learns.
+    """
+    for task in tasks:
+        has = {name: bool(is_labelled(split.labels[task.name]).any()) for name, split in splits.items()}
+        if not has["validation"] and task.name in learning:
+            yield (
+                f"no validation row has a label of '{task.name}': its best weights are chosen by the other "
+                "tasks."
+            )
+        if not has.get("test", True) and (has["train"] or has["validation"]):
+            yield (
+                f"no test row has a label of '{task.name}' (column '{task.column}'): the test score is that "
+                "of the other tasks."
+            )
+
+
 def scarce_labels(task: Task, validation: Split) -> Iterator[str]:
     """A sentence for labels of a task that do not occur in validation, and one for those of very few rows, of
     which its score says nothing or little.
@@ -152,3 +177,26 @@ def worse_phases(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"phase '{after['name']}' ended at {end:.3f} on validation, below the {start:.3f} that "
                 f"'{before['name']}' had reached: other rates, epochs or layers may serve better."
             )
+
+
+def unfinished_phase(events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence where the last phase of steps still gained much in the epoch that was its last.
+
+    Args:
+        events: of the run (`events.jsonl`).
+    """
+    names = [event["phase"] for event in events if event["event"] == "evaluation" and event["epoch"] > 0]
+    scored = [
+        (event["epoch"], event["score"])
+        for event in events
+        if event["event"] == "evaluation" and names and event["phase"] == names[-1]
+    ]
+    earlier = [score for epoch, score in scored if epoch <= scored[-1][0] - 1]
+    if not earlier:
+        return
+    end, gain = scored[-1][1], scored[-1][1] - max(earlier)
+    if end == max(score for _, score in scored) and gain > _MUCH:
+        yield (
+            f"phase '{names[-1]}' was still gaining when it ended: {gain:+.3f} on validation in its last "
+            f"epoch of {scored[-1][0]:g}. More epochs may serve better."
+        )

@@ -33,6 +33,7 @@ from frostline.notices import (
     labels_alike,
     labels_undivided,
     scarce_labels,
+    tasks_without_labels,
     unheeded_settings,
 )
 from frostline.plan.alone import phases_alone
@@ -105,10 +106,10 @@ def prepare(config: Config) -> Prepared:
         *(sentence for sentence in strangers if sentence),
         *plan_warnings(phases, forked=forked),
         *fork_costs(model, phases),
-        *(
-            f"no validation row has a label of '{task.name}': its best weights are chosen by the other tasks."
-            for task in tables.tasks
-            if task.name not in scored and any(task.name not in phase.frozen_heads for phase in phases)
+        *tasks_without_labels(
+            tables.tasks,
+            splits,
+            learning={name for phase in phases for name in config.tasks if name not in phase.frozen_heads},
         ),
         *(said for task in tables.tasks for said in labels_alike(task)),
         *(said for task in tables.tasks for said in labels_undivided(task)),

@@ -26,8 +26,8 @@ from frostline.plan.phase import Phase
 from frostline.plan.picture import build_trainability, draw_trainability, save_figure
 from frostline.training.answers import ANSWERS, save_answers
 from frostline.training.calibration import calibrate, calibration_report
-from frostline.training.evaluate import mean_score, score_task, score_tasks
-from frostline.training.intervals import add_intervals, difference_interval
+from frostline.training.evaluate import score_task
+from frostline.training.intervals import difference_interval, scores_with_intervals
 from frostline.training.journal import read_events
 from frostline.training.picture import draw_curves
 
@@ -99,11 +99,11 @@ def assess(trained: Trained) -> Verdict:
         if fitted != task:
             for model in (trained.model, loaded.network):
                 model.set_task(fitted)
-    validation = _scored(loaded, logits, held)
+    validation = scores_with_intervals(loaded.tasks, logits, held.labels)
     answers, test = {"validation": logits}, None
     if "test" in trained.splits:
         answers["test"], seconds = _answered(loaded, trained.splits["test"])
-        test = _scored(loaded, answers["test"], trained.splits["test"])
+        test = scores_with_intervals(loaded.tasks, answers["test"], trained.splits["test"].labels)
     return Verdict(validation, test, calibration, answers, seconds)
 
 
@@ -112,12 +112,6 @@ def _answered(model: Model, split: Split) -> tuple[dict[str, np.ndarray[Any, Any
     started = time.perf_counter()
     logits = model.logits_of_tokens(split.tokens)
     return logits, (time.perf_counter() - started) / len(split)
-
-
-def _scored(model: Model, logits: dict[str, np.ndarray[Any, Any]], split: Split) -> dict[str, Any]:
-    scores = score_tasks(model.tasks, logits, split.labels)
-    with_intervals = add_intervals(model.tasks, scores, logits, split.labels)
-    return {"score": mean_score(model.tasks, scores), "tasks": with_intervals}
 
 
 def compare_alone(

@@ -22,7 +22,7 @@ from frostline.folder import check_free, check_sources, clear, clear_leftovers, 
 from frostline.inference.model import Model, load
 from frostline.model.device import choose_device
 from frostline.model.memory import keeping_freed_memory
-from frostline.notices import worse_phases
+from frostline.notices import unfinished_phase, worse_phases
 from frostline.places import check_run_folder
 from frostline.plan.picture import build_trainability
 from frostline.prepare import Prepared, notes_of, prepare, prepare_alone
@@ -31,7 +31,7 @@ from frostline.signals import answering
 from frostline.start import with_bundle
 from frostline.training.activations import Activations
 from frostline.training.commits import Commits
-from frostline.training.journal import Event, Journal
+from frostline.training.journal import Event, Journal, read_events
 from frostline.training.loop import Trainer
 from frostline.training.ranks import Ranks, joined
 
@@ -199,7 +199,8 @@ def _carry_out(prepared: Prepared, folder: Path, started: float, show: Show | No
                     "train.gradient_checkpointing = true, or train.cuda_graphs = false. The last checkpoint "
                     "is kept."
                 ) from error
-        for sentence in worse_phases(trainer.state.reports):
+        events = list(read_events(folder / "events.jsonl"))
+        for sentence in (*worse_phases(trainer.state.reports), *unfinished_phase(events)):
             notes.append(sentence)
             journal.show({"event": "warning", "message": sentence})
         trained = Trained(

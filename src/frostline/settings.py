@@ -6,9 +6,9 @@ mistake in a config is told at once.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 AskedFormat = Literal["auto", "bf16", "fp32"]
 """A number format to compute in; auto: what this machine is measured to be fast in."""
@@ -25,3 +25,13 @@ class Settings(BaseModel):
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_answers_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """True would be taken for 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"a number is needed, {str(value).lower()} arrived")
+        return value

@@ -86,7 +86,7 @@ def _doubts(column: str, cells: list[Any], kind: Row | None) -> Iterator[str]:
     marked = [cell for cell in cells if isinstance(cell, str) and not cell.isdecimal()]
     if marked and all(is_grouped(cell) for cell in marked):
         yield f"Points or commas in {name} may divide thousands, which are to be left out of numbers."
-    elif kind == {} and len(numbers) == len(cells):
+    elif kind == {} and len(numbers) == len(cells) and not all(isinstance(cell, bool) for cell in cells):
         yield f'{name} holds numbers, taken for classes: kind = "regression" if their order matters.'
     elif not kind and len(cells) > len(numbers) >= _MOSTLY * len(cells):
         odd = next(cell for cell in cells if _as_number(cell, decimal) is None)
@@ -119,7 +119,10 @@ def _splits(data: Path) -> dict[str, Path]:
             if is_named and split not in found and path.is_file() and _is_table(path):
                 found[split] = path
     if "train" not in found:
-        raise DataError(f"{data}: holds no train file (train.csv, train.jsonl, …). Give the file itself.")
+        raise DataError(
+            f"{data}: holds no train file (train.csv, train.jsonl, …). Give the file itself; where tasks "
+            "have files of their own, data.train is a list of them."
+        )
     return found
 
 
@@ -168,7 +171,9 @@ def _kind(cells: list[Any]) -> Row | None:
     if is_few and not (is_measured and len(distinct) > _MOST_LEVELS):
         return {}
     if not is_measured:
-        return None
+        parts = {part.strip() for name in distinct for part in name.split(",")}
+        is_divided = are_words and divides(",", distinct) and len(parts) <= most
+        return {"kind": "multilabel", "separator": ","} if is_divided else None
     return {"kind": "regression"} | ({"decimal": decimal} if decimal == "," else {})
 
 

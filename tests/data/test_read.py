@@ -78,6 +78,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_pat
         ("d.csv", b"a,b\n1,2\n1,2,3\n", r"d.csv:3: 3 cells, but the header names 2 columns"),
         ("e.csv", b"a,b\n1,2\n1\n", r"e.csv:3: 1 cell, but .* names 2 columns .* is left empty"),
         ("d.csv", b'a,b\n1,"2\n', r"d.csv:2: not valid CSV"),
+        ("d.csv", b"a,b\r1,2\r", r"ends in CR alone"),
         ("d.csv", b"a,a\n1,2\n", r"d.csv:1: two columns are called 'a'"),
         ("d.csv", b"", r"d.csv: is empty"),
         (

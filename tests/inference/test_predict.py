@@ -276,6 +276,7 @@ def test_scores_are_of_labelled_rows_only(model, tmp_path):
     ]
     found = evaluate_file(model, write(tmp_path / "d.jsonl", rows))
     assert set(found["tasks"]) == {"topic", "stars"}
+    assert found["without_labels"] == {"mood": "mood", "tags": "tags"}
     assert found["tasks"]["topic"]["num_labelled"] == 1
     assert found["tasks"]["topic"]["accuracy"] == 1.0
     assert set(found["tasks"]["stars"]) == {"num_labelled", "mae", "rmse", "pearson", "intervals"}
@@ -290,6 +291,13 @@ def test_scores_are_of_labelled_rows_only(model, tmp_path):
         (
             [{"text": "a", "topic": "sports"}],
             r"d.jsonl:1: label 'sports' is not a label of task 'topic'.*'sport'",
+        ),
+        (
+            [
+                {"text": "a", "topic": topic}
+                for topic in ("sport", "opera", "chess", "opera", "chess", "chess")
+            ],
+            r"d.jsonl:2: label 'opera' is not .* Nor are 'chess' \(3\)\. Empty such cells",
         ),
         ([{"text": "a", "x": "y"}], r"no row has a label of any task. Columns looked for: topic, mood"),
         ([{"text": None, "topic": "sport"}], r"column 'text' is null or empty in 1 of 1 rows: .*d.jsonl:1"),

@@ -145,6 +145,8 @@ def test_labels_of_the_data_that_the_head_does_not_know_are_refused(content, tmp
 def test_a_model_without_a_head_and_an_embedding_that_it_does_not_read_are_refused(content, tiny, tmp_path):
     with pytest.raises(BackboneError, match="is a model of BertModel; one of …ForSequenceClassification"):
         fl.train(taking(content, tiny), output=tmp_path / "run")
+    with pytest.raises(BackboneError, match=r"^tasks.mood.head_from: no weights for 'runs/nope'"):
+        fl.train(taking(content, "runs/nope"), output=tmp_path / "run")
     save_classifier(tmp_path / "classifier", "bert")
     changed = taking(content, tmp_path / "classifier")
     changed["model"]["pooling"] = "mean"

@@ -153,3 +153,8 @@ def test_a_missing_column_is_refused(tiny, trained, tmp_path):
     path = write_jsonl(tmp_path / "other.jsonl", [{"body": word} for word in WORDS])
     with pytest.raises(DataError, match="no column 'text'"):
         drift_of_file(str(tiny), trained, path)
+
+
+def test_a_run_that_is_not_there_is_said_to_be_none(tiny):
+    with pytest.raises(BackboneError, match="'runs/nope' is neither a run nor a bundle. As a backbone: "):
+        drift_between(str(tiny), "runs/nope", ["a"] * 30)

@@ -28,7 +28,10 @@ def evaluate(
         return print_json(scores)
     from frostline.terminal import build_console, score_table
 
-    build_console().print(score_table(scores["tasks"], title=f"score {scores['score']:.3f}"))
+    console = build_console()
+    console.print(score_table(scores["tasks"], title=f"score {scores['score']:.3f}"))
+    for task, column in scores["without_labels"].items():
+        console.print(f"no row has a label of '{task}' (column '{column}')", markup=False, highlight=False)
     return None
 
 

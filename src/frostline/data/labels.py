@@ -247,8 +247,8 @@ def encode_labels(task: Task, table: Table) -> LabelsN:
     is_known_F, is_given_F = (one.is_valid().to_numpy(zero_copy_only=False) for one in (number_F, names))
     unknown = np.flatnonzero(is_given_F & ~is_known_F)
     if len(unknown):
-        first = int(unknown[0])
-        raise _unknown_label(task, names[first].as_py(), table.where(int(row_F[first])))
+        found = Counter(names.take(pa.array(unknown)).to_pylist())
+        raise _unknown_labels(task, found, table.where(int(row_F[unknown[0]])))
     if task.kind == "classification":
         return np.asarray(number_F.fill_null(MISSING_CLASS).to_numpy(), dtype=np.int64)
     matrix = np.zeros((len(column), len(task.labels)), dtype=np.float32)
@@ -286,11 +286,13 @@ def is_labelled(labels: LabelsN) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.asarray(~(missing.any(axis=1) if labels.ndim == 2 else missing))
 
 
-def _unknown_label(task: Task, label: str, where: str) -> DataError:
+def _unknown_labels(task: Task, found: Counter[str], where: str) -> DataError:
+    """Of labels that came, with how often each did; the first one where it says."""
+    label, *others = found
+    more = listing((f"'{name}' ({found[name]})" for name in others), most=30)
     return DataError(
         f"{where}: label '{label}' is not a label of task '{task.name}' ({listing(task.labels)})."
-        + (
-            did_you_mean(label, task.labels)
-            or f" Leave the row out, or list every label before training, under tasks.{task.name}.labels."
-        )
+        + did_you_mean(label, task.labels)
+        + (f" Nor are {more}." if others else "")
+        + f" Empty such cells, or list every label before training, under tasks.{task.name}.labels."
     )

@@ -59,7 +59,8 @@ def separated_rows(path: Path, lines: Iterator[str], kind: str) -> Iterator[tupl
                 )
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise DataError(f"{path}:{line}: not valid {kind.upper()} ({error}).") from error
+        reason = "a line ends in CR alone" if "new-line" in str(error) else error
+        raise DataError(f"{path}:{line}: not valid {kind.upper()} ({reason}).") from error
 
 
 def read_header(path: Path, lines: Iterator[str], kind: str) -> list[str]:
@@ -104,7 +105,8 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     try:
         names = next(reader, None)
     except csv.Error as error:
-        raise DataError(f"{path}:1: not a valid line of columns' names ({error}).") from error
+        reason = "it ends in CR alone" if "new-line" in str(error) else error
+        raise DataError(f"{path}:1: not a valid line of columns' names ({reason}).") from error
     if not names:
         raise DataError(f"{path}: is empty; a first line with the columns' names is needed.")
     if names[0].startswith("sep="):

@@ -261,22 +261,20 @@ def evaluate_file(model: Model, source: Path, *, text: str | None = None) -> dic
     """Scores of a model on a labelled file.
 
     Returns:
-        `{"score": mean of main scores, "tasks": {name: scores}}`, tasks without a label left out; each task's
-        `intervals` are 95 % intervals of its scores (bootstrap over rows).
+        As `scores_with_intervals`: those of `report.json`, 95 % intervals by bootstrap over rows.
 
     Raises:
         DataError: unreadable, a label that training never saw, a row without text, or no label at all.
     """
-    from frostline.training.evaluate import mean_score, score_tasks
-    from frostline.training.intervals import add_intervals
+    from frostline.training.intervals import scores_with_intervals
 
     settings = DataSettings(train=source, text=text or model.about.text_column)
     labels = [replace(label_column(name, task), may_be_absent=True) for name, task in model.tasks.items()]
     table = read_table([Source(path=source)], [*text_columns(settings), *labels], split="test")
     encoded = {name: encode_labels(task, table) for name, task in model.tasks.items()}
     logits = model.logits(table.columns[settings.text].to_pylist())
-    scores = add_intervals(model.tasks, score_tasks(model.tasks, logits, encoded), logits, encoded)
-    if not scores:
+    scores = scores_with_intervals(model.tasks, logits, encoded)
+    if not scores["tasks"]:
         wanted = listing(task.column for task in model.tasks.values())
         raise DataError(f"{source}: no row has a label of any task. Columns looked for: {wanted}.")
-    return {"score": mean_score(model.tasks, scores), "tasks": scores}
+    return scores

@@ -67,7 +67,7 @@ def find_head(task: str, source: str) -> BorrowedHead:
     place = Path(source).expanduser()
     if source not in DOMAINS and ((place / "frostline.json").is_file() or (place / "model").is_dir()):
         return _find_in_bundle(task, source, bundle_folder(place))
-    folder = find_backbone(source).folder
+    folder = find_backbone(source, key=f"tasks.{task}.head_from").folder
     config = read_json(folder / "config.json")
     names = config.get("architectures") or []
     if not any(str(name).endswith("ForSequenceClassification") for name in names):

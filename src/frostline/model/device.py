@@ -73,6 +73,8 @@ def choose_device(asked: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):  # and names every kind that torch was ever built for
+            reason = "no kind of device"
         raise ConfigError(f"device: '{asked}' cannot be used here ({reason}). Take auto or cpu.") from error
     return device
 

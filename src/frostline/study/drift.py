@@ -220,7 +220,10 @@ def _load(name: str | Path, *, like: Backbone | None = None) -> Backbone:
     if like is not None:
         settings["max_length"] = like.max_length
         settings["pooling"] = None if says_its_pooling(str(name)) else like.pooling
-    return load_backbone(ModelSettings.model_validate(settings))
+    try:
+        return load_backbone(ModelSettings.model_validate(settings))
+    except BackboneError as error:
+        raise BackboneError(f"'{name}' is neither a run nor a bundle. As a backbone: {error}") from error
 
 
 def weight_changes(before: Backbone, after: Backbone) -> dict[str, float]:

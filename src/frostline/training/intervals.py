@@ -16,6 +16,7 @@ import numpy as np
 
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import decisions, probabilities
+from frostline.training.evaluate import mean_score, score_tasks
 
 NUM_DRAWS = 1000
 _MOST_CELLS = 4_000_000
@@ -69,18 +70,19 @@ def difference_interval(
     return percentiles(np.concatenate(changes))
 
 
-def add_intervals(
-    tasks: Mapping[str, Task],
-    scores: Mapping[str, dict[str, Any]],
-    logits: Mapping[str, Matrix],
-    labels: Mapping[str, LabelsN],
-) -> dict[str, dict[str, Any]]:
-    """Scores of every task with their intervals beside them, under the key `intervals`."""
-    found = {name: score_intervals(tasks[name], logits[name], labels[name]) for name in scores}
-    return {
-        name: values | {"intervals": {key: list(pair) for key, pair in found[name].items()}}
-        for name, values in scores.items()
-    }
+def scores_with_intervals(
+    tasks: Mapping[str, Task], logits: Mapping[str, Matrix], labels: Mapping[str, LabelsN]
+) -> dict[str, Any]:
+    """What is said of a labelled split: `score` (mean of main scores), `tasks` (scores by task, with
+    `intervals`), and `without_labels` (columns by task of those that have no label there, hence no scores and
+    no part in the mean).
+    """
+    scores = score_tasks(tasks, logits, labels)
+    for name, values in scores.items():
+        found = score_intervals(tasks[name], logits[name], labels[name])
+        values["intervals"] = {key: list(pair) for key, pair in found.items()}
+    without = {name: task.column for name, task in tasks.items() if name not in scores}
+    return {"score": mean_score(tasks, scores), "tasks": scores, "without_labels": without}
 
 
 def answer_matrix(task: Task, logits_NC: Matrix) -> Matrix:
