@@ -180,7 +180,7 @@ def worse_phases(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def unfinished_phase(events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A sentence where the last phase of steps still gained much in the epoch that was its last.
+    """A sentence where the last phase of steps still gained much in each of its last two epochs.
 
     Args:
         events: of the run (`events.jsonl`).
@@ -191,12 +191,12 @@ def unfinished_phase(events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for event in events
         if event["event"] == "evaluation" and names and event["phase"] == names[-1]
     ]
-    earlier = [score for epoch, score in scored if epoch <= scored[-1][0] - 1]
-    if not earlier:
+    last = scored[-1][0] if scored else 0
+    if last < 3:
         return
-    end, gain = scored[-1][1], scored[-1][1] - max(earlier)
-    if end == max(score for _, score in scored) and gain > _MUCH:
+    before, late, end = (max(score for epoch, score in scored if epoch <= last - ago) for ago in (2, 1, 0))
+    if end == scored[-1][1] and end - late > _MUCH and late - before > _MUCH:
         yield (
-            f"phase '{names[-1]}' was still gaining when it ended: {gain:+.3f} on validation in its last "
-            f"epoch of {scored[-1][0]:g}. More epochs may serve better."
+            f"phase '{names[-1]}' was still gaining when it ended: {end - late:+.3f} on validation in the "
+            f"last of its {last:g} epochs. More may serve better."
         )

@@ -42,7 +42,7 @@ from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
 from frostline.training.gate import Decision, decide_all
 from frostline.training.settings import TrainSettings
-from frostline.training.steps import epoch_steps
+from frostline.training.steps import with_epochs
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def prepare(config: Config) -> Prepared:
     )
     train, noted = _resolved_settings(config, precision, device)
     warnings += tuple(noted)
-    asked, phases = phases, _with_epochs(phases, splits["train"], train)
+    asked, phases = phases, with_epochs(phases, splits["train"], train)
     warnings += tuple(added_epochs(asked, phases))
     phases, decisions = decide_all(backbone, splits, phases, train, precision=precision, device=device)
     resolved = _resolved(config, phases, tables, train)
@@ -149,14 +149,7 @@ def phases_of(prepared: Prepared, plan: PlanSettings) -> tuple[Phase, ...]:
     frozen = [name for name, task in config.tasks.items() if task.frozen]
     phases = resolve_phases(plan, tasks=config.tasks, frozen=frozen)
     _check_phases(phases, config, prepared.model, prepared.splits)
-    return _with_epochs(phases, prepared.splits["train"], prepared.config.train)
-
-
-def _with_epochs(phases: Sequence[Phase], train: Split, settings: TrainSettings) -> tuple[Phase, ...]:
-    """The phases with the epochs that few rows need for enough steps."""
-    heads = [phase.taught_heads(train.labels) for phase in phases]
-    steps = [len(epoch_steps(train, settings, epoch=0, heads=names)) for names in heads]
-    return tuple(phase.with_epochs_for(count) for phase, count in zip(phases, steps, strict=True))
+    return with_epochs(phases, prepared.splits["train"], prepared.config.train)
 
 
 def texts_of(prepared: Prepared, split: str) -> list[str]:

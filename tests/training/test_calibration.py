@@ -8,6 +8,7 @@ from frostline.data.labels import Task
 from frostline.model.heads import decisions, probabilities
 from frostline.training.calibration import (
     _own_threshold,
+    as_scored,
     best_temperature,
     best_thresholds,
     calibrate,
@@ -135,3 +136,12 @@ def test_a_head_is_given_thresholds_by_the_rows_that_are_labelled():
     assert report["thresholds"] == dict(zip("xy", task.thresholds, strict=True))
     half = np.where(np.arange(300)[:, None] < 150, labels, np.nan)
     assert calibrate(TAGS, logits, half).thresholds == calibrate(TAGS, logits[:150], labels[:150]).thresholds
+
+
+def test_a_head_of_several_labels_is_scored_as_with_the_thresholds_that_it_would_be_given():
+    logits, truth = rare_labels(300, num_labels=2)
+    labels = truth.astype(np.float32)
+    assert as_scored(TAGS, logits, labels) == calibrate(TAGS, logits, labels) != TAGS
+    told = TAGS.model_copy(update={"thresholds": (0.2, 0.3)})
+    assert as_scored(told, logits, labels) == told
+    assert as_scored(CLASSES, *believed(400)) == CLASSES

@@ -212,8 +212,12 @@ def test_all_kinds_of_tasks_train_together(content, toy, tmp_path):
     everything = {"top_layers": "all", "backbone_lr": 3e-3, "head_lr": 1e-1, "epochs": 8}
     for name, plan in {"features": {"recipe": "features"}, "full": {"phases": [everything]}}.items():
         content["plan"] = plan
-        scores = fl.train(content, output=tmp_path / name).report["test"]["tasks"]
+        report = fl.train(content, output=tmp_path / name).report
+        scores = report["test"]["tasks"]
         assert scores["tags"]["micro_f1"] > 0.8, name
+        # Within a phase several labels are scored with the thresholds that the head would be given.
+        during = report["phases"][-1]["validation"]["tasks"]["tags"]["macro_f1"]
+        assert during == pytest.approx(report["validation"]["tasks"]["tags"]["macro_f1"], abs=0.02), name
         assert scores["stars"]["pearson"] > 0.8, name
         assert scores["topic"]["macro_f1"] > 0.8, name
 

@@ -188,14 +188,20 @@ class Phase(Settings):
                 f"thaw.to: {self.thaw.to} layers are no more than the {self.top_layers} of the start"
             )
 
-    def with_epochs_for(self, steps_per_epoch: int) -> Self:
+    def with_epochs_for(self, steps_per_epoch: int, *, label_share: float = 1.0) -> Self:
         """The phase with the epochs that `min_steps` asks for.
+
+        Args:
+            steps_per_epoch: of its rows.
+            label_share: of the tasks, those that a row has a label of, in the mean. Where tasks have rows of
+                their own a step teaches each of them less; they need the steps that each would have alone.
 
         It is evaluated about as often in all, but once an epoch at least, and once a step at most: nothing
         has changed between two evaluations without one.
         """
         steps = max(1, steps_per_epoch)
-        epochs = max(self.epochs, min(_MOST_EPOCHS, math.ceil((self.min_steps or 0) / steps)))
+        needed = math.ceil((self.min_steps or 0) / (steps * label_share))
+        epochs = max(self.epochs, min(_MOST_EPOCHS, needed))
         evaluations = min(steps, math.ceil(self.evaluations_per_epoch * self.epochs / epochs))
         changes = {"epochs": epochs, "evaluations_per_epoch": evaluations, "min_steps": None}
         return self.model_copy(update=changes)

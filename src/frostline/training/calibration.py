@@ -46,6 +46,15 @@ def calibrate(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:
     return task
 
 
+def as_scored(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:
+    """The task as it would be scored now: a multilabel one with the thresholds that it would be given.
+
+    At 0.5 a rare label is not given at all while its head still learns, and says nothing of it.
+    """
+    is_open = task.kind == "multilabel" and task.thresholds is None
+    return calibrate(task, logits_NC, labels) if is_open else task
+
+
 def best_temperature(logits_NC: Matrix, truth_N: LabelsN) -> float:
     """The temperature in 0.05 … 20 of least cross-entropy (Guo et al. 2017, arXiv 1706.04599).
 

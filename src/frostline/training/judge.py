@@ -20,6 +20,7 @@ from frostline.model.multitask import MultitaskModel
 from frostline.plan.phase import Phase
 from frostline.plan.plateau import watched_score
 from frostline.training.activations import Activations
+from frostline.training.calibration import as_scored
 from frostline.training.checkpoint import Tensors, restore_weights
 from frostline.training.embed import embedding_matrix
 from frostline.training.evaluate import main_scores, mean_score, predict_logits, score_tasks
@@ -116,8 +117,11 @@ class Judge:
                 f"step {self.state.position.step}: the outputs of {listing(wild)} are not finite. The last "
                 "checkpoint is kept. Try a smaller rate."
             )
-        tasks = score_tasks(self.model.tasks, logits, held.labels)
-        return logits, {"score": mean_score(self.model.tasks, tasks), "tasks": tasks}
+        tasks = {
+            name: as_scored(task, logits[name], held.labels[name]) for name, task in self.model.tasks.items()
+        }
+        scores = score_tasks(tasks, logits, held.labels)
+        return logits, {"score": mean_score(tasks, scores), "tasks": scores}
 
     def _watch(self, phase: Phase, logits: dict[str, Matrix]) -> list[str]:
         """The frozen heads that lost more than the guard allows, which is written down."""

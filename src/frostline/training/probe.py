@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from frostline.data.labels import LabelsN, Task, is_labelled
 from frostline.model.heads import Head
+from frostline.training.calibration import as_scored
 from frostline.training.evaluate import score_task
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -103,7 +104,8 @@ def solve_head(
                 best = (weight_CD, bias_C)
                 break
             logits = held_features @ weight_CD.T + bias_C
-            score = score_task(head.task, logits, held_labels[held])[head.task.main_score]
+            task = as_scored(head.task, logits, held_labels[held])
+            score = score_task(task, logits, held_labels[held])[task.main_score]
             loss = _loss(head, logits, held_labels[held])
             since_best = 0 if score > best_score or loss < best_loss else since_best + 1
             if since_best == _PATIENCE:
@@ -127,7 +129,8 @@ def _score(head: Head, embedding_ND: Matrix, labels: LabelsN) -> float | None:
         parameter.detach().cpu().numpy() for parameter in (head.linear.weight, head.linear.bias)
     )
     logits_NC = _features(head, embedding_ND[known]) @ weight_CD.T + bias_C
-    return float(score_task(head.task, logits_NC, labels[known])[head.task.main_score])
+    task = as_scored(head.task, logits_NC, labels[known])
+    return float(score_task(task, logits_NC, labels[known])[task.main_score])
 
 
 def _loss(head: Head, logits_NC: Matrix, labels: LabelsN) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from frostline.data.batches import Split, cut, epoch_batches
 from frostline.data.labels import is_labelled
 from frostline.data.table import IntN
+from frostline.plan.phase import Phase
 from frostline.training.ranks import Ranks
 from frostline.training.settings import TrainSettings
 
@@ -58,3 +59,23 @@ def step_seed(settings: TrainSettings, *, step: int, rank: int = 0) -> int:
     """
     entropy = (settings.seed, step, rank) if rank else (settings.seed, step)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def with_epochs(phases: Iterable[Phase], split: Split, settings: TrainSettings) -> tuple[Phase, ...]:
+    """The phases with the epochs that few rows need for enough steps (`min_steps`), and few labels in the
+    first phase: heads that are solved, or have learned, need no more of them (docs/experiments.md).
+
+    Args:
+        phases: of a plan.
+        split: the training texts.
+        settings: of the run, resolved.
+    """
+    changed: list[Phase] = []
+    for phase in phases:
+        taught = phase.taught_heads(split.labels)
+        steps = epoch_steps(split, settings, epoch=0, heads=taught)
+        used = np.concatenate([rows for parts in steps for rows in parts])
+        shares = [is_labelled(split.labels[name])[used].mean() for name in phase.learning_heads(split.labels)]
+        share = float(np.mean(shares)) if shares and not changed else 1.0
+        changed.append(phase.with_epochs_for(len(steps), label_share=share))
+    return tuple(changed)
