@@ -131,7 +131,7 @@ def test_show_says_what_a_model_is(cli, trained):
     assert (found["layers"], found["width"]) == (3, 32)
 
 
-def test_evaluate_prints_a_table_or_the_scores(cli, trained):
+def test_evaluate_prints_a_table_or_the_scores(cli, trained, tmp_path):
     data = trained.parent / "test.jsonl"
     code, out, _ = cli("evaluate", trained, data, "--precision", "fp32")
     assert code == 0
@@ -139,6 +139,10 @@ def test_evaluate_prints_a_table_or_the_scores(cli, trained):
     found = json.loads(cli("evaluate", trained, data, "--json", "--precision", "fp32")[1])
     assert found == json.loads((trained / "report.json").read_text())["test"]
     assert set(found["tasks"]["topic"]) == {"macro_f1", "accuracy", "ece", "num_labelled", "intervals"}
+    (tmp_path / "topics.jsonl").write_text('{"text": "the goal", "topic": "sport"}\n')
+    code, out, _ = cli("evaluate", trained, tmp_path / "topics.jsonl")
+    assert code == 0
+    assert "no row has a label of 'mood' (column 'mood')" in out
     low, high = found["tasks"]["topic"]["intervals"]["macro_f1"]
     assert low <= found["tasks"]["topic"]["macro_f1"] <= high
 

@@ -55,6 +55,11 @@ def test_paths_are_found_from_here_or_beside_the_file(tmp_path, monkeypatch):
         ("train.seed", True, "train.seed: a number is needed, true arrived"),
         ("plan.head_lr", False, "plan.head_lr: a number is needed, false arrived"),
         (
+            "tasks.topic.class_weights",
+            {"a": True},
+            "tasks.topic.class_weights: a number is needed, true arrived",
+        ),
+        (
             "tasks.sentiment.class_weights",
             "balance",
             "should be 'balanced', 'balance' arrived. Or write a table.",

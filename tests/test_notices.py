@@ -37,7 +37,13 @@ def evaluations(*scores, phase="all", each=1.0):
 
 
 def test_a_phase_that_ended_too_early_is_said():
-    start = [{"event": "evaluation", "phase": "heads", "epoch": 0, "score": 0.4}, {"event": "steps"}]
+    begin = {"event": "phase"}
+    start = [
+        begin,
+        {"event": "evaluation", "phase": "heads", "epoch": 0, "score": 0.4},
+        {"event": "steps"},
+        begin,
+    ]
     (said,) = unfinished_phase([*start, *evaluations(0.467, 0.594, 0.662, 0.687)])
     assert said.startswith("phase 'all' was still gaining when it ended: +0.025 on validation in the last of")
     assert not list(unfinished_phase(evaluations(0.6, 0.67, 0.68)))
@@ -47,8 +53,14 @@ def test_a_phase_that_ended_too_early_is_said():
     assert not list(unfinished_phase(start)), "heads are solved"
     halves = evaluations(0.5, 0.6, 0.64, 0.62, 0.65, 0.67, each=0.5)
     assert "+0.030" in next(unfinished_phase(halves)), "what the best of earlier epochs had"
-    later = [*evaluations(0.5, 0.6, 0.7), *evaluations(0.7, 0.701, 0.702, phase="more")]
-    assert not list(unfinished_phase(later)), "a later phase went on"
+    later = [*evaluations(0.5, 0.6, 0.7), begin, *evaluations(0.7, 0.701, 0.702)]
+    assert not list(unfinished_phase(later)), "a later phase of the same name went on"
+    assert list(unfinished_phase([*evaluations(0.62, 0.63, 0.63), begin, *evaluations(0.5, 0.56, 0.64)]))
+    for end in ({"event": "plateau"}, {"event": "guard", "action": "rollback"}):
+        assert not list(unfinished_phase([*evaluations(0.5, 0.6, 0.7), end])), "epochs were left"
+    assert list(
+        unfinished_phase([*evaluations(0.5, 0.6, 0.7), {"event": "guard", "action": "warn", "phase": "all"}])
+    )
 
 
 def test_tasks_without_a_label_in_validation_or_test_are_said():

@@ -29,8 +29,8 @@ def added_epochs(asked: Sequence[Phase], phases: Sequence[Phase]) -> Iterator[st
     for before, after in zip(asked, phases, strict=True):
         if after.epochs > before.epochs:
             yield (
-                f"phase '{after.name}': {after.epochs} epochs instead of {before.epochs}, since rows are few "
-                f"(min_steps = {before.min_steps}). With a recipe, plan.epochs says how many."
+                f"phase '{after.name}': {after.epochs} epochs instead of {before.epochs}, since rows or "
+                f"labels are few (min_steps = {before.min_steps}). With a recipe, plan.epochs says how many."
             )
 
 
@@ -185,18 +185,25 @@ def unfinished_phase(events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     Args:
         events: of the run (`events.jsonl`).
     """
-    names = [event["phase"] for event in events if event["event"] == "evaluation" and event["epoch"] > 0]
-    scored = [
-        (event["epoch"], event["score"])
-        for event in events
-        if event["event"] == "evaluation" and names and event["phase"] == names[-1]
-    ]
+    phases: list[list[Mapping[str, Any]]] = [[]]
+    for event in events:
+        if event["event"] == "phase":
+            phases.append([])
+        phases[-1].append(event)
+    scored: list[tuple[float, float]] = []
+    for phase in phases:
+        found = [(one["epoch"], one["score"]) for one in phase if one["event"] == "evaluation"]
+        if found and found[-1][0] > 0:
+            scored, descent = found, phase
     last = scored[-1][0] if scored else 0
-    if last < 3:
+    if last < 3 or any(
+        one["event"] == "plateau" or (one["event"] == "guard" and one["action"] != "warn") for one in descent
+    ):
         return
     before, late, end = (max(score for epoch, score in scored if epoch <= last - ago) for ago in (2, 1, 0))
     if end == scored[-1][1] and end - late > _MUCH and late - before > _MUCH:
+        name = next(one["phase"] for one in descent if one["event"] == "evaluation")
         yield (
-            f"phase '{names[-1]}' was still gaining when it ended: {end - late:+.3f} on validation in the "
-            f"last of its {last:g} epochs. More may serve better."
+            f"phase '{name}' was still gaining when it ended: {end - late:+.3f} on validation in the last of "
+            f"its {last:g} epochs. More may serve better."
         )

@@ -40,6 +40,7 @@ from frostline.plan.alone import phases_alone
 from frostline.plan.checks import check_plan, plan_warnings
 from frostline.plan.phase import Phase, PlanSettings
 from frostline.plan.recipes import resolve_phases
+from frostline.training.calibration import before_training
 from frostline.training.gate import Decision, decide_all
 from frostline.training.settings import TrainSettings
 from frostline.training.steps import with_epochs
@@ -90,6 +91,9 @@ def prepare(config: Config) -> Prepared:
     model = MultitaskModel(backbone, tables.tasks, dropout=config.model.dropout)
     strangers = [put_head(model, head) for head in heads.values()]
     forked = [name for name in config.tasks if model.fork_of(name) is not None]
+    learning = {name for phase in phases for name in phase.learning_heads(config.tasks)}
+    for task in tuple(model.tasks.values()):
+        model.set_task(before_training(task, learns=task.name in learning))
     model.to(device)
     splits = {name: _split(name, tables, backbone, config) for name in tables.splits}
     _start_heads(model, splits["train"], config)
@@ -97,6 +101,9 @@ def prepare(config: Config) -> Prepared:
     if not scored:
         columns = listing(task.column for task in tables.tasks)
         raise DataError(f"data.validation: no row has a label of any task. Columns looked for: {columns}.")
+    if "test" in splits and not _labelled(splits["test"]):
+        columns = listing(task.column for task in tables.tasks)
+        raise DataError(f"data.test: no row has a label of any task. Columns looked for: {columns}.")
     _check_phases(phases, config, model, splits)
     for task in tables.tasks:
         if task.name in heads and any(task.name in phase.learning_heads(config.tasks) for phase in phases):
@@ -109,7 +116,7 @@ def prepare(config: Config) -> Prepared:
         *tasks_without_labels(
             tables.tasks,
             splits,
-            learning={name for phase in phases for name in config.tasks if name not in phase.frozen_heads},
+            learning=learning,
         ),
         *(said for task in tables.tasks for said in labels_alike(task)),
         *(said for task in tables.tasks for said in labels_undivided(task)),

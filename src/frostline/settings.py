@@ -6,7 +6,8 @@ mistake in a config is told at once.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -31,7 +32,12 @@ class Settings(BaseModel):
     def _refuse_answers_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         """True would be taken for 1."""
         annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-            raise ValueError(f"a number is needed, {str(value).lower()} arrived")
+        kinds = set(get_args(annotation) if get_origin(annotation) in {Union, UnionType} else [annotation])
+        if isinstance(value, dict):
+            kinds = {get_args(kind)[-1] for kind in kinds if get_origin(kind) is dict}
+        given = [
+            one for one in (value.values() if isinstance(value, dict) else [value]) if isinstance(one, bool)
+        ]
+        if given and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"a number is needed, {str(given[0]).lower()} arrived")
         return value

@@ -144,7 +144,8 @@ def _text_column(data: Path, columns: dict[str, list[Any]]) -> str:
         raise DataError(f"{data}: no column of texts.")
     known = [name for name in _TEXT_NAMES if name in texts]
     found = known[0] if known else max(texts, key=lambda name: texts[name])
-    if not known and _kind(columns[found]) is not None:
+    kind = _kind(columns[found])
+    if not known and kind is not None and kind.get("separator") != ",":  # sentences have commas too
         raise DataError(
             f"{data}: no column of texts; the longest, '{found}', looks like labels. Write the file by hand."
         )

@@ -155,6 +155,7 @@ def test_a_missing_column_is_refused(tiny, trained, tmp_path):
         drift_of_file(str(tiny), trained, path)
 
 
-def test_a_run_that_is_not_there_is_said_to_be_none(tiny):
-    with pytest.raises(BackboneError, match="'runs/nope' is neither a run nor a bundle. As a backbone: "):
-        drift_between(str(tiny), "runs/nope", ["a"] * 30)
+def test_a_run_that_is_not_there_is_said_to_be_none(tiny, trained):
+    for pair in ((str(tiny), "runs/nope"), ("runs/nope", trained)):
+        with pytest.raises(BackboneError, match="'runs/nope' is neither a run nor a bundle. As a backbone: "):
+            drift_between(*pair, ["a"] * 30)

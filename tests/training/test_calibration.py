@@ -9,6 +9,7 @@ from frostline.model.heads import decisions, probabilities
 from frostline.training.calibration import (
     _own_threshold,
     as_scored,
+    before_training,
     best_temperature,
     best_thresholds,
     calibrate,
@@ -145,3 +146,15 @@ def test_a_head_of_several_labels_is_scored_as_with_the_thresholds_that_it_would
     told = TAGS.model_copy(update={"thresholds": (0.2, 0.3)})
     assert as_scored(told, logits, labels) == told
     assert as_scored(CLASSES, *believed(400)) == CLASSES
+
+
+def test_a_head_that_never_learns_keeps_its_answers_and_one_that_does_is_calibrated_anew():
+    told = TAGS.model_copy(update={"thresholds": (0.2, 0.3)})
+    assert before_training(told, learns=False) == told
+    assert before_training(told, learns=True) == TAGS
+    kept = before_training(TAGS, learns=False)
+    logits, truth = rare_labels(300, num_labels=2)
+    assert as_scored(kept, logits, truth.astype(np.float32)) == kept
+    assert (decisions(kept, expit(logits)) == decisions(TAGS, expit(logits))).all()
+    warm = CLASSES.model_copy(update={"temperature": 2.0})
+    assert [before_training(warm, learns=learns).temperature for learns in (False, True)] == [2.0, 1.0]

@@ -47,6 +47,26 @@ def test_the_leak_of_a_frozen_head_is_measured(shaken, tmp_path):
     assert run.report["phases"][0]["leak"] == {}
 
 
+def test_a_frozen_head_of_several_labels_is_scored_by_the_same_thresholds_throughout(content, toy, tmp_path):
+    """Those of its answers before the phase; so layers that hardly move leave it no leak and no gap."""
+    for name in ("train", "validation"):
+        rows = [json.loads(line) for line in (toy / f"{name}.jsonl").read_text().splitlines()]
+        for i, row in enumerate(rows):
+            row["tags"] = [row["mood"]] * (i % 3 == 0) + [row["topic"]] * (i % 5 == 0)
+        content["data"][name] = rows
+    content["data"].pop("test")
+    content["tasks"] |= {"tags": {"kind": "multilabel"}}
+    still = SHAKE | {"frozen_heads": ["tags"], "backbone_lr": 1e-9, "guard": {"tolerance": 0.01}}
+    content["plan"] = {"phases": [{"solver": "probe"}, still]}
+    report = fl.train(content, output=tmp_path / "run").report
+    (solved, after), leak = report["phases"], report["leak"]["tags"]
+    assert leak["score_before"] == solved["validation"]["tasks"]["tags"]["macro_f1"]
+    assert leak["score_after"] == after["validation"]["tasks"]["tags"]["macro_f1"]
+    assert leak["change"] == pytest.approx(0, abs=0.01) and not after["breaches"]
+    at_half = report["validation"]["tasks"]["tags"]["num_labelled"]
+    assert at_half == 60 and abs(leak["probe_gap"]) < 0.05
+
+
 def test_a_head_with_too_few_labels_to_solve_has_no_probe_gap(shaken, toy, tmp_path):
     first = fl.train(shaken, output=tmp_path / "first")
     rows = [json.loads(line) for line in (toy / "train.jsonl").read_text().splitlines()]

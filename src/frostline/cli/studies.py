@@ -30,7 +30,8 @@ def compare(
             "--scenario",
             "-s",
             metavar="NAME",
-            help="A recipe, one-head:TASK, own, or a TOML file with a plan; repeatable. Else all but large.",
+            help="A recipe, one-head:TASK, own, or a TOML file with a plan; repeatable. Else features, "
+            "heads, one-head of each task, top-layers, gradual and full.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each scenario.")] = 1,

@@ -200,7 +200,7 @@ class Phase(Settings):
         has changed between two evaluations without one.
         """
         steps = max(1, steps_per_epoch)
-        needed = math.ceil((self.min_steps or 0) / (steps * label_share))
+        needed = math.ceil(round((self.min_steps or 0) / (steps * label_share), 6))  # 60.000001 is 60
         epochs = max(self.epochs, min(_MOST_EPOCHS, needed))
         evaluations = min(steps, math.ceil(self.evaluations_per_epoch * self.epochs / epochs))
         changes = {"epochs": epochs, "evaluations_per_epoch": evaluations, "min_steps": None}

@@ -64,8 +64,8 @@ def compare(
     Args:
         config: as `train` takes it; its plan is not looked at, unless the scenario `own` is asked for.
         output: the study's folder; one that was stopped goes on, also with more scenarios or seeds.
-        scenarios: recipes, `one-head:TASK`, `own`, TOML files with a plan; None: every recipe but
-            `large`, with `one-head` for each head where there are several.
+        scenarios: recipes, `one-head:TASK`, `own`, TOML files with a plan; None: `features`, `heads`,
+            `top-layers`, `gradual`, `full`, and `one-head` for each head where there are several.
         seeds: runs of each scenario, from `train.seed` upward; one that solves its heads alone has one run.
         yardstick: scenario with which the others are compared; None: `full`, or else the dearest.
         overwrite: replace a study that stands there.

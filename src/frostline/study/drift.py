@@ -23,7 +23,7 @@ from frostline.inference.predict import text_blocks
 from frostline.model.backbone import Backbone
 from frostline.model.bundle import load_bundle, read_about
 from frostline.model.device import Precision, choose_device, choose_precision
-from frostline.model.domains import ModelSettings
+from frostline.model.domains import ModelSettings, find_backbone
 from frostline.model.loading import load_backbone
 from frostline.places import bundle_folder
 from frostline.plan.groups import stage_name
@@ -216,14 +216,15 @@ def _load(name: str | Path, *, like: Backbone | None = None) -> Backbone:
     folder = Path(name).expanduser()
     if (folder / "frostline.json").is_file() or (folder / "config.toml").is_file():
         return load_bundle(folder)[0].backbone
+    try:
+        find_backbone(str(name))
+    except BackboneError as error:
+        raise BackboneError(f"'{name}' is neither a run nor a bundle. As a backbone: {error}") from error
     settings: dict[str, Any] = {"backbone": str(name)}
     if like is not None:
         settings["max_length"] = like.max_length
         settings["pooling"] = None if says_its_pooling(str(name)) else like.pooling
-    try:
-        return load_backbone(ModelSettings.model_validate(settings))
-    except BackboneError as error:
-        raise BackboneError(f"'{name}' is neither a run nor a bundle. As a backbone: {error}") from error
+    return load_backbone(ModelSettings.model_validate(settings))
 
 
 def weight_changes(before: Backbone, after: Backbone) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Probabilities that can be believed: a temperature a classification head, thresholds a multilabel head.
 
 Both are fitted on validation after training and change no weight: a temperature leaves every answer of a
-classification as it is. Knows logits and labels, not models.
+classification as it is. While a head learns its evaluations are scored with the thresholds of that moment.
+Knows logits and labels, not models.
 
 Shapes: N rows, C labels.
 """
@@ -44,6 +45,14 @@ def calibrate(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:
         found = best_thresholds(probabilities(task, logits_NC), labels.astype(bool))
         return task.model_copy(update={"thresholds": found})
     return task
+
+
+def before_training(task: Task, *, learns: bool) -> Task:
+    """A task as a run takes it over: what learns will be calibrated anew, what does not keeps its answers."""
+    if learns:
+        return task.uncalibrated()
+    is_open = task.kind == "multilabel" and task.thresholds is None
+    return task.model_copy(update={"thresholds": (0.5,) * task.num_outputs}) if is_open else task
 
 
 def as_scored(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:

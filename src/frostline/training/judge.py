@@ -7,13 +7,14 @@ Scores the model on validation and keeps the run's state; never takes a step.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from frostline.data.batches import Split, Tokens
-from frostline.data.labels import is_labelled
+from frostline.data.labels import Task, is_labelled
 from frostline.errors import TrainingError, listing
 from frostline.model.memory import give_memory_back
 from frostline.model.multitask import MultitaskModel
@@ -117,11 +118,15 @@ class Judge:
                 f"step {self.state.position.step}: the outputs of {listing(wild)} are not finite. The last "
                 "checkpoint is kept. Try a smaller rate."
             )
-        tasks = {
-            name: as_scored(task, logits[name], held.labels[name]) for name, task in self.model.tasks.items()
-        }
+        tasks = {name: self._as_scored(phase, name, logits) for name in self.model.tasks}
         scores = score_tasks(tasks, logits, held.labels)
         return logits, {"score": mean_score(tasks, scores), "tasks": scores}
+
+    def _as_scored(self, phase: Phase, name: str, logits: Mapping[str, Matrix]) -> Task:
+        """A task by its logits; that of a frozen head over layers that learn by those before the phase."""
+        before = self.state.references.get(f"{name}|validation") if name in phase.exposed_heads else None
+        told = logits[name] if before is None else before.numpy()
+        return as_scored(self.model.tasks[name], told, self.splits["validation"].labels[name])
 
     def _watch(self, phase: Phase, logits: dict[str, Matrix]) -> list[str]:
         """The frozen heads that lost more than the guard allows, which is written down."""
@@ -130,7 +135,7 @@ class Judge:
             assert phase.guard is not None, "no guard"
             labels = self.splits["validation"].labels[name]
             before = self.state.references[f"{name}|validation"]
-            lost = lost_share(self.model.tasks[name], before.numpy(), logits[name], labels)
+            lost = lost_share(self._as_scored(phase, name, logits), before.numpy(), logits[name], labels)
             if lost > phase.guard.tolerance:
                 breached.append(name)
                 breach = {"step": self.state.position.step, "task": name, "lost": lost}
@@ -204,35 +209,40 @@ class Judge:
             return {}
         held = self.splits["validation"]
         logits, _ = self._score(phase)
-        found = {}
+        found, tasks = {}, {}
         for name in phase.exposed_heads:
             before = self.state.references[f"{name}|validation"].numpy()
-            leak = measure_leak(self.model.tasks[name], before, logits[name], held.labels[name])
+            tasks[name] = self._as_scored(phase, name, logits)
+            leak = measure_leak(tasks[name], before, logits[name], held.labels[name])
             found[name] = {"protect": phase.protect, **leak}
-        for name, score in self._solved_scores(list(found)).items():
+        for name, score in self._solved_scores(tasks).items():
             found[name]["probe_gap"] = score - found[name]["score_after"]
         return found
 
-    def _solved_scores(self, names: list[str]) -> dict[str, float]:
+    def _solved_scores(self, tasks: Mapping[str, Task]) -> dict[str, float]:
         """What fresh heads reach on the present embeddings, each solved on 5,000 labelled training texts at
         most; of those alone that can be solved and scored.
+
+        Args:
+            tasks: by name, as their heads are scored.
         """
         train, held = self.splits["train"], self.splits["validation"]
         generator = np.random.default_rng(self.settings.seed)
-        rows = {}
-        for name in names:
+        rows, heads = {}, {}
+        for name, task in tasks.items():
             labels = train.labels[name]
             drawn = np.sort(generator.permutation(np.flatnonzero(is_labelled(labels)))[:_PROBE_ROWS])
             has_fork = self.model.fork_of(name) is not None
             if not has_fork and is_labelled(held.labels[name]).any() and len(np.unique(labels[drawn])) > 1:
-                rows[name] = drawn
+                rows[name], heads[name] = drawn, copy.deepcopy(self.model.head(name))
+                heads[name].task = task
         if not rows:
             return {}
         union = np.unique(np.concatenate(list(rows.values())))
         train_ND, held_ND = (self._embed(tokens) for tokens in (train.tokens.take(union), held.tokens))
         return {
             name: solve_head(
-                copy.deepcopy(self.model.head(name)),
+                heads[name],
                 train_ND=train_ND[np.searchsorted(union, drawn)],
                 train_labels=train.labels[name][drawn],
                 held_ND=held_ND,
