@@ -121,8 +121,8 @@ def tasks_without_labels(
             )
         if not has.get("test", True) and (has["train"] or has["validation"]):
             yield (
-                f"no test row has a label of '{task.name}' (column '{task.column}'): the test score is that "
-                "of the other tasks."
+                f"no test row has a label of '{task.name}' (column '{task.column}'): it has no part in the "
+                "test score."
             )
 
 
