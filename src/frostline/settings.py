@@ -35,9 +35,8 @@ class Settings(BaseModel):
         kinds = set(get_args(annotation) if get_origin(annotation) in {Union, UnionType} else [annotation])
         if isinstance(value, dict):
             kinds = {get_args(kind)[-1] for kind in kinds if get_origin(kind) is dict}
-        given = [
-            one for one in (value.values() if isinstance(value, dict) else [value]) if isinstance(one, bool)
-        ]
-        if given and bool not in kinds and kinds & {int, float}:
-            raise ValueError(f"a number is needed, {str(given[0]).lower()} arrived")
+        values = value.values() if isinstance(value, dict) else [value]
+        answer = next((one for one in values if isinstance(one, bool)), None)
+        if answer is not None and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"a number is needed, {str(answer).lower()} arrived")
         return value

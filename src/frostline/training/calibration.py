@@ -51,8 +51,7 @@ def before_training(task: Task, *, learns: bool) -> Task:
     """A task as a run takes it over: what learns will be calibrated anew, what does not keeps its answers."""
     if learns:
         return task.uncalibrated()
-    is_open = task.kind == "multilabel" and task.thresholds is None
-    return task.model_copy(update={"thresholds": (0.5,) * task.num_outputs}) if is_open else task
+    return task.model_copy(update={"thresholds": (0.5,) * task.num_outputs}) if _is_open(task) else task
 
 
 def as_scored(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:
@@ -60,8 +59,12 @@ def as_scored(task: Task, logits_NC: Matrix, labels: LabelsN) -> Task:
 
     At 0.5 a rare label is not given at all while its head still learns, and says nothing of it.
     """
-    is_open = task.kind == "multilabel" and task.thresholds is None
-    return calibrate(task, logits_NC, labels) if is_open else task
+    return calibrate(task, logits_NC, labels) if _is_open(task) else task
+
+
+def _is_open(task: Task) -> bool:
+    """Whether it is one of several labels whose thresholds are yet to be chosen."""
+    return task.kind == "multilabel" and task.thresholds is None
 
 
 def best_temperature(logits_NC: Matrix, truth_N: LabelsN) -> float:
